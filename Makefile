@@ -1,0 +1,93 @@
+# Every target sets up what it needs in a virtual environment of its own; nothing outside this folder changes.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# CPython 3.11 or later that can make virtual environments (Debian's may lack ensurepip), in order of preference.
+CANDIDATES := python3 python3.11 python3.12 python3.13 python3.14 $(wildcard $(HOME)/.pyenv/versions/*/bin/python3)
+MINOR := import sys, venv, ensurepip; (3, 11) <= sys.version_info and sys.implementation.name == "cpython" \
+	and print("%d.%d" % sys.version_info[:2])
+minor_of = v=$$($$p -c '$(MINOR)' 2>/dev/null || true)
+interpreter = $(shell for p in $(CANDIDATES); do $(minor_of); if [ "$$v" = "$(1)" ]; then echo $$p; break; fi; done)
+MINORS = $(shell for p in $(CANDIDATES); do $(minor_of); echo $$v; done | sort -uV)
+OTHERS = $(filter-out $(shell p=$(PYTHON); $(minor_of); echo $$v),$(MINORS))
+
+PYTHON ?= $(shell for p in $(CANDIDATES); do $(minor_of); if [ -n "$$v" ]; then echo $$p; break; fi; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# The modules of the import contract named "pure".
+PURE = $(shell $(BIN)/python -c 'import tomllib; \
+	contracts = tomllib.load(open("pyproject.toml", "rb"))["tool"]["importlinter"]["contracts"]; \
+	print(*next(c["source_modules"] for c in contracts if c["id"] == "pure"))')
+CORE_TESTS = $(wildcard tests/unit tests/property)
+QUICK_TESTS = $(wildcard tests/unit tests/property tests/contract)
+OTHER_TESTS = tests $(CORE_TESTS:%=--ignore=%) --ignore=tests/benchmarks
+
+.PHONY: help test test-all lint core-tests other-tests demo demo-check bench clean
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+test: lint core-tests other-tests ## Lint and test with the default Python, then test quickly with every other CPython found
+	@for v in $(OTHERS); do $(MAKE) --no-print-directory quick-$$v; done
+
+test-all: ## Run every test with every CPython found, 3.11 or later
+	@for v in $(MINORS); do $(MAKE) --no-print-directory full-$$v; done
+
+lint: $(BIN)/.dev ## Check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+core-tests: $(BIN)/.dev
+	@test -n "$(PURE)" || { echo "no import contract named pure in pyproject.toml" >&2; exit 1; }
+	$(BIN)/python -m pytest $(CORE_TESTS) $(PURE:%=--cov=%) --cov-branch --cov-fail-under=100
+
+other-tests: $(BIN)/.dev
+	$(BIN)/python -m pytest $(OTHER_TESTS)
+
+demo: $(BIN)/.demo ## Show the product at work: two workers, one browser, one forced logout
+	$(BIN)/evsession demo
+
+demo-check: $(BIN)/.demo ## Run the demonstration by itself and fail unless it keeps its promises
+	$(BIN)/evsession demo --check
+
+bench: $(BIN)/.bench ## Measure against the peers; the results go where the command says
+	$(BIN)/python -m tests.benchmarks
+
+clean: ## Remove virtual environments, caches and build results
+	rm -rf .venv .venv-* build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache \
+		.pytest_cache .ruff_cache
+	find evsession tests examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+quick-%: .venv-%/bin/.dev
+	.venv-$*/bin/python -m pytest $(QUICK_TESTS)
+
+full-%: .venv-%/bin/.dev
+	.venv-$*/bin/python -m pytest tests --ignore=tests/benchmarks
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "no CPython 3.11 or later with venv and ensurepip found; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+.venv-%/bin/python:
+	$(call interpreter,$*) -m venv .venv-$*
+
+# A stamp says that its extra is installed; a change of pyproject.toml installs again.
+$(BIN)/.dev $(BIN)/.demo: $(BIN)/.%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -qq -e '.[$*]'
+	@touch $@
+
+$(BIN)/.bench: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -qq -e '.[dev,bench]'
+	@touch $@
+
+.venv-%/bin/.dev: pyproject.toml | .venv-%/bin/python
+	.venv-$*/bin/python -m pip install -qq -e '.[dev]'
+	@touch $@
+
+.PRECIOUS: .venv-%/bin/python .venv-%/bin/.dev
