@@ -1,0 +1,281 @@
+"""Snapshots and events as bytes, both ways, with versions and upcasters.
+
+A packed snapshot is 125 readable characters of fixed width (two digests in it are raw bytes) and a JSON body::
+
+    format 2 · key id 4 · head 16 · link 16 · status 1 · version 10        written by the worker
+    created 13 · authenticated 13 · idle 13 · absolute 13 · last id 24     written by the script, on the server's clock
+    body                                                                   written by the worker
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, assert_never
+
+import orjson
+
+from evsession.canonical import dumps, dumps_to_keep, loads
+from evsession.chain import ENDED, LIVE, head_of
+from evsession.errors import CodecError, CorruptSnapshot, UnknownFormat
+from evsession.events import Authenticated, Created, Ended, Event, Renewed, Updated
+from evsession.redaction import redact, redact_snapshot
+from evsession.state import Snapshot
+from evsession.wire import id_text, parse_id
+
+_MALFORMED: Final = (ValueError, LookupError, TypeError, AttributeError, CodecError)
+"""What reading bytes of another form can raise; `CodecError` is nesting that can be read but not written."""
+
+FORMAT: Final = 1
+"""The newest format that this version writes; it reads this one and the one before."""
+
+PREFIX_LENGTH: Final = 49
+HEADER_LENGTH: Final = 125
+
+
+class Stored(NamedTuple):
+    """A snapshot with all that its header says.
+
+    `raw` is the canonical JSON of the snapshot's data. Times are milliseconds on the server's clock, 0 where there is
+    none. `idle_at` is a lower bound: a touch moves it on the server without a word.
+    """
+
+    snapshot: Snapshot
+    raw: bytes
+    head: bytes
+    link: bytes
+    key_id: str
+    created_at: int
+    authenticated_at: int
+    idle_at: int
+    absolute_at: int
+    last_id: str
+
+    @property
+    def deadline(self) -> int:
+        """The first of the two deadlines."""
+        return min(self.idle_at, self.absolute_at)
+
+
+def pack_body(snapshot: Snapshot, data: bytes) -> bytes:
+    """Return the JSON body of a snapshot whose data has the canonical JSON `data`."""
+    if snapshot.ended is not None:
+        return dumps({"e": snapshot.ended})
+    body: dict[str, Any] = {"s": snapshot.secrets}
+    if snapshot.control:
+        body["c"] = snapshot.control
+    if snapshot.user_id is not None:
+        body["u"] = snapshot.user_id
+    if snapshot.names:
+        body["n"] = snapshot.names
+    if snapshot.facts:
+        body["f"] = snapshot.facts
+    if snapshot.marks:
+        body["x"] = snapshot.marks
+    if snapshot.detected:
+        body["t"] = True
+    body["d"] = orjson.Fragment(data)
+    return dumps(body)
+
+
+def redacted_body(redact_key: bytes, snapshot: Snapshot, body: bytes) -> bytes:
+    """Return the form of a body that heads cover: the body itself, unless a value in it is redacted."""
+    if not snapshot.marks:
+        return body
+    return pack_body(snapshot, dumps(redact_snapshot(redact_key, snapshot)))
+
+
+def pack_prefix(key_id: str, head: bytes, link: bytes, snapshot: Snapshot) -> bytes:
+    """Return the worker's part of a header."""
+    return b"%02d%b%b%b%b%010d" % (FORMAT, key_id.encode(), head, link, status_of(snapshot), snapshot.version)
+
+
+def status_of(snapshot: Snapshot) -> bytes:
+    """Return the status byte of a header."""
+    return LIVE if snapshot.ended is None else ENDED
+
+
+def unpack(sid: str, packed: bytes) -> Stored:
+    """Return a snapshot from its bytes; its head is not checked yet.
+
+    Raises:
+        UnknownFormat: a newer version wrote it.
+        CorruptSnapshot: it is not a snapshot.
+    """
+    try:
+        if (format_ := _number(packed, 0, 2)) != FORMAT:
+            raise UnknownFormat(what=f"snapshot of session {sid}", found=str(format_), known=str(FORMAT))
+        return _unpack(sid, packed)
+    except _MALFORMED as error:
+        raise CorruptSnapshot(sid) from error
+
+
+def _unpack(sid: str, packed: bytes) -> Stored:
+    body = loads(packed[HEADER_LENGTH:])
+    data = _dict(body.get("d", {}))
+    snapshot = Snapshot(
+        sid=sid,
+        version=_number(packed, 39, PREFIX_LENGTH),
+        data=data,
+        user_id=body.get("u"),
+        names=tuple(body.get("n", ())),
+        secrets=tuple(body.get("s", ())),
+        control=body.get("c", ""),
+        facts=_dict(body.get("f", {})),
+        marks=_dict(body.get("x", {})),
+        detected=body.get("t", False),
+        ended=body["e"] if packed[38:39] == ENDED else None,
+    )
+    return Stored(
+        snapshot=snapshot,
+        raw=dumps_to_keep(data),
+        head=packed[6:22],
+        link=packed[22:38],
+        key_id=packed[2:6].decode(),
+        created_at=_number(packed, 49, 62),
+        authenticated_at=_number(packed, 62, 75),
+        idle_at=_number(packed, 75, 88),
+        absolute_at=_number(packed, 88, 101),
+        last_id=id_text(parse_id(packed[101:125].rstrip())),
+    )
+
+
+def _number(packed: bytes, start: int, stop: int) -> int:
+    digits = packed[start:stop]
+    if len(digits) != stop - start or not digits.isdigit():  # `int` would take signs and spaces
+        raise ValueError(digits)
+    return int(digits)
+
+
+def _dict(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(type(value).__name__)
+    return value
+
+
+def check_head(head_key: bytes, redact_key: bytes, stored: Stored, packed: bytes) -> None:
+    """Raise unless a snapshot's body is the one that its head was made for.
+
+    Raises:
+        CorruptSnapshot: somebody who has no key wrote to Redis.
+    """
+    snapshot = stored.snapshot
+    try:
+        body = redacted_body(redact_key, snapshot, packed[HEADER_LENGTH:])
+    except _MALFORMED as error:  # its marks lead nowhere
+        raise CorruptSnapshot(snapshot.sid) from error
+    expected = head_of(head_key, stored.link, snapshot.sid.encode(), snapshot.version, packed[38:39], body)
+    if expected != stored.head:
+        raise CorruptSnapshot(snapshot.sid)
+
+
+def type_of(event: Event) -> str:
+    """Return the name of an event's type as the log has it."""
+    return type(event).__name__.lower()
+
+
+Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+Upcasters = Mapping[str, tuple[Upcaster, ...]]
+UPCASTERS: Final[dict[str, tuple[Upcaster, ...]]] = {}
+"""For each type the steps that bring the data of an old event to today's form: step n leads from version n to n + 1.
+
+Data says its version under ``v``; without one it is version 0.
+"""
+
+
+def pack_event(event: Event, redact_key: bytes, sid: str, version: int, upcasters: Upcasters = UPCASTERS) -> bytes:
+    """Return an event's facts and changes as JSON, secret values as digests."""
+    data = _facts(event)
+    if steps := upcasters.get(type_of(event)):
+        data["v"] = len(steps)
+    if event.set_:
+        data["set"] = redact(redact_key, sid, event.set_, dict.fromkeys(event.redacted, version))
+    if event.unset:
+        data["unset"] = event.unset
+    if event.redacted:
+        data["x"] = event.redacted
+    return dumps(data)
+
+
+def _facts(event: Event) -> dict[str, Any]:
+    match event:
+        case Updated():
+            return {}
+        case Created():
+            return {"secret": event.secret} | ({"control": event.control} if event.control else {})
+        case Authenticated():
+            facts: dict[str, Any] = {"user": event.user_id, "secret": event.secret}
+            optional = {
+                "control": event.control,
+                "names": event.names,
+                "detected": event.detected,
+                "facts": event.facts,
+            }
+            return facts | {name: value for name, value in optional.items() if value}
+        case Renewed():
+            return {"secret": event.secret, "phase": event.phase}
+        case Ended():
+            return {"cause": event.cause} | ({"reason": event.reason} if event.reason else {})
+        case _:
+            assert_never(event)
+
+
+def unpack_event(type_: str, raw: bytes, upcasters: Upcasters = UPCASTERS) -> Event:
+    """Return an event from its type and JSON.
+
+    Raises:
+        UnknownFormat: a newer version wrote it, or nobody did: it has not the form that this version reads.
+    """
+    try:
+        return _event(type_, _upcast(type_, _dict(loads(raw)), upcasters.get(type_, ())))
+    except _MALFORMED as error:
+        raise UnknownFormat(what=f"{type_} event", found="unreadable", known="its own fields") from error
+
+
+def _event(type_: str, data: dict[str, Any]) -> Event:
+    changes: dict[str, Any] = {
+        "set_": _dict(data.get("set", {})),
+        "unset": _texts(data.get("unset", ())),
+        "redacted": _texts(data.get("x", ())),
+    }
+    match type_:
+        case "updated":
+            return Updated(**changes)
+        case "created":
+            return Created(**changes, secret=_text(data["secret"]), control=_text(data.get("control", "")))
+        case "authenticated":
+            return Authenticated(
+                **changes,
+                user_id=_text(data["user"]),
+                secret=_text(data["secret"]),
+                control=_text(data.get("control", "")),
+                names=_texts(data.get("names", ())),
+                detected=bool(data.get("detected", False)),
+                facts=_dict(data.get("facts", {})),
+            )
+        case "renewed":
+            return Renewed(**changes, secret=_text(data["secret"]), phase=_text(data["phase"]))
+        case "ended":
+            return Ended(**changes, cause=_text(data["cause"]), reason=_text(data.get("reason", "")))
+        case _:
+            raise UnknownFormat(what="event", found=type_, known="created, updated, authenticated, renewed, ended")
+
+
+def _text(value: object) -> Any:
+    if not isinstance(value, str):
+        raise TypeError(type(value).__name__)
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
+        raise TypeError(type(value).__name__)
+    return tuple(value)
+
+
+def _upcast(type_: str, data: dict[str, Any], steps: tuple[Upcaster, ...]) -> dict[str, Any]:
+    version = data.pop("v", 0)
+    if not 0 <= version <= len(steps):
+        raise UnknownFormat(what=f"{type_} event", found=str(version), known=str(len(steps)))
+    for step in steps[version:]:
+        data = step(data)
+    return data

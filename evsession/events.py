@@ -1,0 +1,128 @@
+"""The facts that can happen to a session, and how they look once they are recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Literal
+
+Cause = Literal["logout", "idle", "absolute", "revoked", "evicted", "token_reused", "switched"]
+CAUSES: Final[frozenset[str]] = frozenset(
+    ("logout", "idle", "absolute", "revoked", "evicted", "token_reused", "switched")
+)
+DEADLINES: Final[frozenset[str]] = frozenset(("idle", "absolute"))
+Phase = Literal["rotated", "issued", "used"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What an event does to the data: keys set and keys removed, never the same key in both.
+
+    `redacted` holds a JSON pointer for each value within `set_` that leaves the worker only as a digest.
+    """
+
+    set_: Mapping[str, Any] = field(default_factory=dict)
+    unset: tuple[str, ...] = ()
+    redacted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created(Changes):
+    """An anonymous session began."""
+
+    secret: str
+    control: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Updated(Changes):
+    """The data changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authenticated(Changes):
+    """Somebody signed in; with version 1, the session began with it.
+
+    The secret that came before is dead at once. `detected` says that only the data told, no call of `login`.
+    """
+
+    user_id: str
+    secret: str
+    control: str
+    names: tuple[str, ...] = ()
+    detected: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewed(Changes):
+    """The secret was replaced: `rotated` at once, or `issued` and later `used` by a renewal."""
+
+    secret: str
+    phase: Phase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended(Changes):
+    """The session is over, for good."""
+
+    cause: Cause
+    reason: str = ""
+
+
+Event = Created | Updated | Authenticated | Renewed | Ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Actor:
+    """Who did it: a kind that only code can set, and an id.
+
+    `Actor.user("42")`, `Actor.admin("joe")`, `Actor.service("billing")`, `Actor.system("sweeper")`.
+    """
+
+    kind: Literal["user", "admin", "service", "system"]
+    id: str
+
+    @classmethod
+    def user(cls, id: str) -> Actor:
+        """Return an end user as actor."""
+        return cls(kind="user", id=id)
+
+    @classmethod
+    def admin(cls, id: str) -> Actor:
+        """Return a member of staff as actor."""
+        return cls(kind="admin", id=id)
+
+    @classmethod
+    def service(cls, id: str) -> Actor:
+        """Return a program as actor."""
+        return cls(kind="service", id=id)
+
+    @classmethod
+    def system(cls, id: str) -> Actor:
+        """Return evsession itself as actor, as for a passed deadline."""
+        return cls(kind="system", id=id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedEvent:
+    """One event as the log has it.
+
+    `id` is the stream id, `at` its time on the server's clock (aware, UTC). Redacted values stand as digests.
+    """
+
+    id: str
+    session_id: str
+    version: int
+    type: str
+    at: datetime
+    actor: Actor | None
+    user_id: str | None
+    context: Mapping[str, Any]
+    set: Mapping[str, Any]
+    unset: tuple[str, ...]
+    cause: Cause | None
+    reason: str
+    cursor: str
+    event: Event

@@ -1,0 +1,97 @@
+"""Finding the values that must not leave the worker, and the digests that stand for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import translate
+from functools import lru_cache
+from typing import Any
+
+from evsession.canonical import dumps
+from evsession.keys import mac
+from evsession.state import Snapshot
+
+PREFIX = "redacted:"
+
+
+class Redactor:
+    """Decides by the name of a key whether its value is secret.
+
+    A pattern with a `*`, or without a letter or digit, matches the whole name; any other matches when the name, without
+    case and punctuation, contains it: `token` finds `accessToken`, `ID-TOKEN` and `tokens`.
+    """
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        globs, words = [], []
+        for pattern in patterns:
+            word = _bare(pattern)
+            if "*" in pattern or not word:  # an empty word would be found in every name
+                globs.append(translate(pattern.lower()))
+            else:
+                words.append(re.escape(word))
+        self._globs = re.compile("|".join(globs) or r"(?!)")
+        self._words = re.compile("|".join(words) or r"(?!)")
+        self.hides = lru_cache(maxsize=4096)(self._hides)
+
+    def _hides(self, name: str) -> bool:
+        return bool(self._globs.fullmatch(name.lower()) or self._words.search(_bare(name)))
+
+    def paths(self, data: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return a JSON pointer for each secret value, outermost only."""
+        return tuple(self._walk("", data))
+
+    def _walk(self, path: str, value: Mapping[str, Any] | list[Any] | tuple[Any, ...]) -> Iterator[str]:
+        if isinstance(value, Mapping):
+            for name, member in value.items():
+                below = f"{path}/{_escape(name)}"
+                if self.hides(name):
+                    yield below
+                elif isinstance(member, dict | list | tuple):
+                    yield from self._walk(below, member)
+        else:
+            for index, member in enumerate(value):
+                if isinstance(member, dict | list | tuple):
+                    yield from self._walk(f"{path}/{index}", member)
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+def _escape(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def digest(key: bytes, sid: str, version: int, path: str, value: object) -> str:
+    """Return the text that stands for a value: keyed, and bound to its place and version.
+
+    Equal values at two places, or set twice, have different digests, so the log does not tell that a password stayed.
+    """
+    return PREFIX + mac(key, sid.encode(), b"%d" % version, path.encode(), dumps(value)).hex()
+
+
+def redact(key: bytes, sid: str, data: Mapping[str, Any], marks: Mapping[str, int]) -> Mapping[str, Any]:
+    """Return the data with a digest at each marked path; shares what it does not change."""
+    if not marks:
+        return data
+    result = dict(data)
+    for path, version in marks.items():
+        _replace(result, path.split("/")[1:], lambda value, p=path, v=version: digest(key, sid, v, p, value))
+    return result
+
+
+def redact_snapshot(key: bytes, snapshot: Snapshot) -> Mapping[str, Any]:
+    """Return a snapshot's data as the log has it: `redact(snapshot) == fold(events)`."""
+    return redact(key, snapshot.sid, snapshot.data, snapshot.marks)
+
+
+def _replace(holder: Any, steps: list[str], change: Any) -> None:
+    step = steps[0].replace("~1", "/").replace("~0", "~")
+    key: Any = int(step) if isinstance(holder, list) else step
+    if len(steps) == 1:
+        holder[key] = change(holder[key])
+        return
+    member = holder[key]
+    holder[key] = dict(member) if isinstance(member, Mapping) else list(member)
+    _replace(holder[key], steps[1:], change)

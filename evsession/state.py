@@ -1,0 +1,140 @@
+"""Every transition of a session lives here and nowhere else: evolve, fold, diff, rebase."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, assert_never
+
+from evsession.canonical import same
+from evsession.events import Authenticated, Cause, Changes, Created, Ended, Event, Renewed, Updated
+
+_NOTHING: Final[Any] = object()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The folded state of one session at a version (0: before its first event).
+
+    Nobody changes `data` in place. `secrets` holds the SHA-256 of each secret that opens the session, newest first.
+    `control` is the control position that the worker had applied when the session began or was signed in.
+    `marks` maps the JSON pointer of each redacted value to the version that set it. Deadlines, times and heads are
+    no part of the state; `codec.Stored` has them.
+    """
+
+    sid: str
+    version: int = 0
+    data: Mapping[str, Any] = field(default_factory=dict)
+    user_id: str | None = None
+    names: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    control: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    marks: Mapping[str, int] = field(default_factory=dict)
+    detected: bool = False
+    ended: Cause | None = None
+
+
+def evolve(snapshot: Snapshot, event: Event) -> Snapshot:
+    """Return the snapshot after one more event; the one given is untouched. What has ended stays ended."""
+    if snapshot.ended is not None:
+        return replace(snapshot, version=snapshot.version + 1)
+    match event:
+        case Created():
+            return _changed(snapshot, event, secrets=(event.secret,), control=event.control)
+        case Updated():
+            return _changed(snapshot, event)
+        case Authenticated():
+            return _changed(
+                snapshot,
+                event,
+                secrets=(event.secret,),
+                control=event.control,
+                user_id=event.user_id,
+                names=event.names,
+                facts=event.facts,
+                detected=event.detected,
+            )
+        case Renewed():
+            kept = snapshot.secrets[:1] if event.phase == "issued" else ()
+            return _changed(snapshot, event, secrets=(event.secret, *kept))
+        case Ended():
+            return Snapshot(sid=snapshot.sid, version=snapshot.version + 1, ended=event.cause)
+        case _:
+            assert_never(event)
+
+
+def _changed(snapshot: Snapshot, event: Changes, **fields: Any) -> Snapshot:
+    carried = {
+        "user_id": snapshot.user_id,
+        "names": snapshot.names,
+        "secrets": snapshot.secrets,
+        "control": snapshot.control,
+        "facts": snapshot.facts,
+        "detected": snapshot.detected,
+    }
+    version = snapshot.version + 1
+    return Snapshot(
+        sid=snapshot.sid,
+        version=version,
+        data=_data_after(snapshot.data, event),
+        marks=_marks_after(snapshot.marks, event, version),
+        **(carried | fields),
+    )
+
+
+def _data_after(data: Mapping[str, Any], event: Changes) -> Mapping[str, Any]:
+    if not event.set_ and not event.unset:
+        return data
+    after = {**data, **event.set_}
+    for key in event.unset:
+        after.pop(key, None)
+    return after
+
+
+def _marks_after(marks: Mapping[str, int], event: Changes, version: int) -> Mapping[str, int]:
+    if not marks and not event.redacted:
+        return marks
+    gone = {*event.set_, *event.unset}
+    kept = {path: since for path, since in marks.items() if key_of(path) not in gone}
+    return kept | dict.fromkeys(event.redacted, version)
+
+
+def key_of(path: str) -> str:
+    """Return the top-level key that a JSON pointer leads into.  Source: RFC 6901."""
+    return path.split("/", 2)[1].replace("~1", "/").replace("~0", "~")
+
+
+def fold(snapshot: Snapshot, events: Iterable[Event]) -> Snapshot:
+    """Return the snapshot after all events, in order."""
+    for event in events:
+        snapshot = evolve(snapshot, event)
+    return snapshot
+
+
+def diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> Changes:
+    """Return what turns one state of the data into another; values compare by their canonical JSON."""
+    gone = () if before.keys() <= after.keys() else tuple(key for key in before if key not in after)
+    return Changes(set_=_news(before, after), unset=gone)
+
+
+def rebase(changes: Changes, data: Mapping[str, Any]) -> Changes:
+    """Return the part of the changes that still changes something in other data.
+
+    A request re-applies what it did, never its copy of the state: this is the whole merge.
+    """
+    changed = _news(data, changes.set_)
+    return Changes(
+        set_=changed,
+        unset=tuple(key for key in changes.unset if key in data),
+        redacted=tuple(path for path in changes.redacted if key_of(path) in changed),
+    )
+
+
+def _news(data: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that the data has not; most are the very same objects, so that is asked first."""
+    return {
+        key: value
+        for key, value in values.items()
+        if (old := data.get(key, _NOTHING)) is not value and (old is _NOTHING or not same(old, value))
+    }

@@ -1,0 +1,185 @@
+"""What stands in the log, in a snapshot and in a feed message, as plain records: positions, entries, notices."""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hmac import compare_digest
+from typing import Final, NamedTuple
+
+from evsession.keys import mac
+
+StreamId = tuple[int, int]
+"""A stream id as two numbers, so that ids compare in the order of the log."""
+
+
+class Position(NamedTuple):
+    """A place in a log: an id and the event id that stands there.
+
+    The id alone is no proof: after a failover it can come again with another event.
+    """
+
+    id: StreamId
+    event: bytes
+
+    def text(self) -> str:
+        """Return the position as it stands in a session."""
+        return f"{id_text(self.id)} {urlsafe_b64encode(self.event).decode().rstrip('=')}"
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        """Return the position that `text` describes."""
+        id_, _, event = text.partition(" ")
+        return cls(parse_id(id_.encode()), urlsafe_b64decode(event + "=" * (-len(event) % 4)))
+
+
+START: Final = Position((0, 0), bytes(16))
+"""The position of an empty log: older than every entry."""
+
+
+def control_text(position: Position | None) -> str:
+    """Return a control position as it stands in a session; nothing for the start of the log, older than every entry."""
+    return "" if position is None or position == START else position.text()
+
+
+def parse_id(raw: bytes) -> StreamId:
+    """Return the two numbers of a stream id such as ``1700000000000-0``."""
+    ms, _, seq = raw.partition(b"-")
+    return int(ms), int(seq or b"0")
+
+
+def id_text(id_: StreamId) -> str:
+    """Return a stream id as Redis writes it."""
+    return f"{id_[0]}-{id_[1]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One log entry, undecoded: the fields of design section 3 under their full names."""
+
+    id: StreamId
+    sid: str
+    version: int
+    type: str
+    previous: str
+    event_id: bytes
+    offset: int
+    actor: bytes
+    context: bytes
+    data: bytes
+    key_id: str
+    head: bytes
+
+    @property
+    def position(self) -> Position:
+        """The entry's place in its log."""
+        return Position(self.id, self.event_id)
+
+
+class Notice(NamedTuple):
+    """What a feed message tells of one commit; `data` is empty when a value in it is redacted.
+
+    `prev` (the entry before it in the log) and `id` come from the server and are not covered by the tag; the rest comes
+    from the committing worker.
+    """
+
+    prev: Position
+    id: StreamId
+    sid: str
+    version: int
+    previous_head: bytes
+    head: bytes
+    link: bytes
+    event_id: bytes
+    key_id: str
+    type: str
+    data: bytes
+
+
+_TAG, _SID, _VERSION, _DIGEST, _KEY_ID = 16, 24, 10, 16, 4
+_AFTER_SID = _SID + _VERSION
+_AFTER_DIGESTS = _AFTER_SID + 4 * _DIGEST
+_FIXED = _AFTER_DIGESTS + _KEY_ID
+
+
+def pack_notice(
+    key: bytes,
+    *,
+    sid: str,
+    version: int,
+    previous_head: bytes,
+    head: bytes,
+    link: bytes,
+    event_id: bytes,
+    key_id: str,
+    type_: str,
+    data: bytes,
+) -> bytes:
+    """Return the worker's part of a message: a 16-byte tag and what it covers.
+
+    The tag is there because whoever can PUBLISH must not be able to write sessions.
+    """
+    digests = previous_head + head + link + event_id
+    content = b"%-24b%010d%b%b%b %b" % (sid.encode(), version, digests, key_id.encode(), type_.encode(), data)
+    return mac(key, content) + content
+
+
+def split_message(message: bytes) -> Iterator[tuple[Position, StreamId, bytes]]:
+    """Yield (position before, id, worker's part) for each commit in a feed message.
+
+    Each stands as ``prev-id id length\\n``, the 16 bytes of the event id before, and the worker's part.
+
+    Raises:
+        ValueError: the message is not of this form.
+    """
+    at = 0
+    while at < len(message):
+        line_end = message.index(b"\n", at)
+        prev, id_, length = message[at:line_end].split(b" ")
+        part = line_end + 1 + _DIGEST
+        at = part + int(length)
+        if int(length) < 0 or at > len(message):
+            msg = "a feed message is cut short"
+            raise ValueError(msg)
+        yield Position(parse_id(prev), message[line_end + 1 : part]), parse_id(id_), message[part:at]
+
+
+def unpack_notice(prev: Position, id_: StreamId, part: bytes) -> Notice:
+    """Return the notice in a worker's part whose tag was found good.
+
+    Raises:
+        ValueError: the part is not of this form.
+    """
+    content = part[_TAG:]
+    type_, space, data = content[_FIXED:].partition(b" ")
+    if not space:
+        msg = "a feed message has no type"
+        raise ValueError(msg)
+    previous_head, head, link, event_id = (
+        content[at : at + _DIGEST] for at in range(_AFTER_SID, _AFTER_DIGESTS, _DIGEST)
+    )
+    return Notice(
+        prev=prev,
+        id=id_,
+        sid=content[:_SID].rstrip().decode(),
+        version=int(content[_SID:_AFTER_SID]),
+        previous_head=previous_head,
+        head=head,
+        link=link,
+        event_id=event_id,
+        key_id=content[_AFTER_DIGESTS:_FIXED].decode(),
+        type=type_.decode(),
+        data=data,
+    )
+
+
+def notice_key_id(part: bytes) -> str:
+    """Return the id of the key that a worker's part claims to be tagged with."""
+    at = _TAG + _AFTER_DIGESTS
+    return part[at : at + _KEY_ID].decode("ascii", "replace")
+
+
+def notice_tag_is_good(key: bytes, part: bytes) -> bool:
+    """Tell whether a worker's part was made by somebody who has the key."""
+    return compare_digest(mac(key, part[_TAG:]), part[:_TAG])
