@@ -1,0 +1,530 @@
+"""The cache of one worker, without I/O: it receives messages, replies and the time, and answers.
+
+An entry is served only while the leases of its shard and of the control log are valid, so that every read reflects what
+the server had executed `max_staleness` earlier. Whatever cannot be proved is dropped, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+from evsession.canonical import dumps_to_keep, loads
+from evsession.codec import Stored, unpack_event
+from evsession.config import CachePolicy
+from evsession.control import Control
+from evsession.errors import UnknownFormat
+from evsession.events import Cause, Ended, Event
+from evsession.state import evolve
+from evsession.view import CONTROL, Beat, BeatReply, View
+from evsession.wire import (
+    START,
+    Entry,
+    Notice,
+    Position,
+    id_text,
+    notice_key_id,
+    notice_tag_is_good,
+    parse_id,
+    split_message,
+    unpack_notice,
+)
+
+_CONTAINERS: Final = frozenset((dict, list, tuple))
+
+ENTRY_OVERHEAD: Final = 2_000
+"""Bytes a cached session takes beside three times its JSON.  Source: tracemalloc over 10,000 entries."""
+
+MAX_TOMBSTONES: Final = 4_096
+"""How many ended sessions of a shard are remembered, to end them again should a failover lose that."""
+
+
+INFINITY: Final = float("inf")
+
+Verdict = Literal["kept", "outdated", "gone"]
+"""What became of what a fill or commit brought; `outdated` was not kept, and must be asked for again."""
+
+
+class MessageKeys(Protocol):
+    """Where the keys of feed messages come from: `Keyring`."""
+
+    def message(self, key_id: str) -> bytes | None:
+        """Return the key with that id, or None where there is none."""
+
+
+class Cached:
+    """One cached session. `deadline` is local time; `dead` says that the control log has revoked it.
+
+    `touch_at` is the local time of the next look at the idle deadline; its users keep it. `proven_until` is the local
+    time until which the reply that brought it proves it; for ever once the feed has told of the same state.
+    """
+
+    __slots__ = (
+        "dead", "deadline", "epoch", "flat", "generation", "proven_until", "size", "stored", "touch_at", "used", "view",
+    )  # fmt: skip
+
+    def __init__(self, stored: Stored, view: View, deadline: float) -> None:
+        self.stored = stored
+        self.view = view
+        self.generation = view.generation
+        self.deadline = deadline
+        self.size = ENTRY_OVERHEAD + 3 * len(stored.raw)
+        self.flat = is_flat(stored)
+        self.dead = False
+        self.epoch = -1
+        self.used = True
+        self.touch_at = 0.0
+        self.proven_until = INFINITY
+
+
+def is_flat(stored: Stored) -> bool:
+    """Tell whether no value is a container, so that a copy of the top level is a copy of all."""
+    return _CONTAINERS.isdisjoint(map(type, stored.snapshot.data.values()))  # canonical data has no subclasses
+
+
+def _control_facts(type_: str, data: bytes) -> object:
+    if type_ != "named_revoked":
+        return None
+    try:
+        return {"keep": None, **loads(data)}
+    except (ValueError, TypeError):
+        return None
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A fill or commit under way; what it brings counts only in the generation it began in.
+
+    `since` is the position and `known` the copy that the worker had when it began.
+    """
+
+    sid: str
+    view: View
+    generation: int
+    event_id: bytes | None
+    since: Position | None
+    known: Cached | None
+
+
+@dataclass(slots=True)
+class _Floor:
+    """The newest version that the feed told of, in one generation, while operations on a session are in flight."""
+
+    flights: int = 0
+    version: int = 0
+    head: bytes = b""
+    generation: int = 0
+
+    def rise(self, change: Notice | Entry, generation: int) -> None:
+        if generation != self.generation or change.version >= self.version:
+            self.version, self.head, self.generation = change.version, change.head, generation
+
+    def at(self, generation: int) -> tuple[int, bytes]:
+        return (self.version, self.head) if generation == self.generation else (0, b"")
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """A state that a reply brought before the feed: under which head, and when (local time)."""
+
+    head: bytes
+    view: View
+    kept_at: float
+
+
+@dataclass(slots=True)
+class CacheStats:
+    """Counts since start."""
+
+    hits: int = 0
+    messages: int = 0
+    folded: int = 0
+    dropped: int = 0
+    evicted: int = 0
+    gaps: int = 0
+    forged: int = 0
+    unreadable: int = 0
+    repaired: int = 0
+    forks: int = 0
+
+
+class Cache:
+    """Snapshots of this worker, what is known of each shard, and the rules by which both may be used."""
+
+    def __init__(self, policy: CachePolicy, keys: MessageKeys) -> None:
+        self.policy = policy
+        self.control = Control()
+        self.stats = CacheStats()
+        self.bytes = 0
+        self._keys = keys
+        self._staleness = policy.max_staleness.total_seconds()
+        self._entries: dict[str, Cached] = {}
+        self._views: dict[str, View] = {CONTROL: View(CONTROL)}
+        self._floors: dict[str, _Floor] = {}
+        self._own: set[bytes] = set()
+        self._ahead: dict[str, _Ahead] = {}
+        self._tombs: dict[str, OrderedDict[str, Cause]] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def views(self) -> Mapping[str, View]:
+        """All shards that this worker knows anything of, the control log included."""
+        return self._views
+
+    def view(self, shard: str) -> View:
+        """Return what is known of a shard."""
+        view = self._views.get(shard)
+        if view is None:
+            view = self._views[shard] = View(shard)
+        return view
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def lookup(self, sid: str, now: float) -> Cached | None:
+        """Return a session that may be served at this moment; None calls for a fill."""
+        # Every request comes through here, so what `_is_usable` asks is written out.
+        cached = self._entries.get(sid)
+        if cached is None or now >= cached.deadline or now >= cached.proven_until:
+            return None
+        view = cached.view
+        if now >= view.serve_until or cached.generation != view.generation:
+            return None
+        if cached.epoch != self.control.epoch:
+            self.judge(cached)
+        cached.used = True
+        self.stats.hits += 1
+        return cached
+
+    def lookup_stale(self, sid: str, now: float) -> Cached | None:
+        """Return a session that the policy `stale_for` allows to be served past its lease."""
+        cached = self._entries.get(sid)
+        if cached is None or not self._is_usable(cached, now):
+            return None
+        until = min(cached.view.serve_until, cached.proven_until)
+        return cached if now < until + self.policy.stale_for.total_seconds() else None
+
+    def _is_usable(self, cached: Cached, now: float) -> bool:
+        if now >= cached.deadline or cached.generation != cached.view.generation:
+            return False
+        if cached.epoch != self.control.epoch:
+            self.judge(cached)
+        cached.used = True
+        return True
+
+    def judge(self, cached: Cached) -> None:
+        """Bring `dead` up to date with the control log."""
+        cached.epoch = self.control.epoch
+        cached.dead = self.control.is_dead(cached.stored.snapshot)
+
+    def may_serve(self, shard: str, now: float) -> bool:
+        """Tell whether the leases of a shard and of the control log are valid."""
+        return now < self.view(shard).serve_until
+
+    def newest(self, sid: str) -> Cached | None:
+        """Return the cached copy whatever its lease, as the base of a commit (which the server checks)."""
+        cached = self._entries.get(sid)
+        return cached if cached is not None and cached.generation == cached.view.generation else None
+
+    # ── fills and commits ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def begin(self, sid: str, event_id: bytes | None = None) -> Flight:
+        """Register a fill, or a commit with its event id, before its request is sent."""
+        floor = self._floors.get(sid)
+        if floor is None:
+            floor = self._floors[sid] = _Floor()
+        floor.flights += 1
+        if event_id is not None:
+            self._own.add(event_id)
+        view = self.view(sid[:2])
+        return Flight(sid, view, view.generation, event_id, view.position, self.newest(sid))
+
+    def abandon(self, flight: Flight) -> None:
+        """Unregister an operation that brought nothing; of a commit nobody knows whether it happened."""
+        self._land(flight)
+        if flight.event_id is not None:
+            self._drop(flight.sid)
+
+    def finish(
+        self,
+        flight: Flight,
+        stored: Stored | None,
+        deadline: float,
+        *,
+        sent_at: float = INFINITY,
+        now: float = INFINITY,
+    ) -> Verdict:
+        """Take in what an operation brought; `outdated` means that it must be asked for again.
+
+        `deadline` is the local time until which the session lives at least. What the feed has not told of yet is
+        proven for `max_staleness` only, from `sent_at` on, when it was asked for: a failover may lose it and leave no
+        trace at this worker's position.
+        """
+        floor, head = self._land(flight)
+        if flight.generation != flight.view.generation or flight.view.position is None:
+            return "outdated"
+        if (stored.snapshot.version if stored is not None else 0) < floor:
+            return "outdated"
+        if stored is None:
+            self._drop(flight.sid)
+            return "gone"
+        if self.newest(flight.sid) is flight.known:  # then this is the later answer, whatever its version
+            self._drop(flight.sid)
+        cached = Cached(stored, flight.view, deadline)
+        is_told = flight.since is not None and parse_id(stored.last_id.encode()) <= flight.since.id
+        self._keep(cached)
+        if not is_told and stored.head != head and self._entries.get(flight.sid) is cached:
+            cached.proven_until = sent_at + self._staleness
+            self._ahead[flight.sid] = _Ahead(stored.head, flight.view, now)
+        return "kept"
+
+    def _land(self, flight: Flight) -> tuple[int, bytes]:
+        floor = self._floors[flight.sid]
+        floor.flights -= 1
+        if not floor.flights:
+            del self._floors[flight.sid]
+        if flight.event_id is not None:
+            self._own.discard(flight.event_id)
+        return floor.at(flight.view.generation)
+
+    def _keep(self, cached: Cached) -> None:
+        snapshot = cached.stored.snapshot
+        known = self.newest(snapshot.sid)
+        if known is not None and known.stored.snapshot.version > snapshot.version:
+            return
+        if snapshot.ended is not None:
+            self._bury(cached.view.shard, snapshot.sid, snapshot.ended)
+        self.judge(cached)
+        replaced = self._entries.get(snapshot.sid)
+        self._entries[snapshot.sid] = cached
+        self.bytes += cached.size - (replaced.size if replaced is not None else 0)
+        self._evict()
+
+    def _drop(self, sid: str) -> None:
+        cached = self._entries.pop(sid, None)
+        if cached is not None:
+            self.bytes -= cached.size
+
+    def _evict(self) -> None:
+        while len(self._entries) > 1 and self._is_over():
+            sid, cached = next(iter(self._entries.items()))
+            self._drop(sid)
+            if cached.used and cached.generation == cached.view.generation:
+                cached.used = False
+                self._entries[sid] = cached
+                self.bytes += cached.size
+            else:
+                self.stats.evicted += 1
+
+    def _is_over(self) -> bool:
+        return len(self._entries) > self.policy.max_entries or self.bytes > self.policy.max_bytes
+
+    def _bury(self, shard: str, sid: str, cause: Cause) -> None:
+        tombs = self._tombs.setdefault(shard, OrderedDict())
+        tombs[sid] = cause
+        if len(tombs) > MAX_TOMBSTONES:
+            tombs.popitem(last=False)
+
+    # ── the feed ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def message(self, shard: str, message: bytes) -> None:
+        """Take in one message of the feed; afterwards the view's `gap` says whether a repair is due."""
+        view = self.view(shard)
+        self.stats.messages += 1
+        try:
+            for prev, id_, part in split_message(message):
+                self._take(view, prev, id_, part)
+        except ValueError:
+            self._reject(view)
+        self._serve(view)
+
+    def _take(self, view: View, prev: Position, id_: tuple[int, int], part: bytes) -> None:
+        if view.position is None:
+            return
+        key = self._keys.message(notice_key_id(part))
+        if key is None or not notice_tag_is_good(key, part):
+            self._reject(view)
+            return
+        notice = unpack_notice(prev, id_, part)
+        position = Position(id_, notice.event_id)
+        if prev == view.position:
+            self._apply(view, notice)
+            view.advance(position)
+        elif not view.has_applied(position):
+            self.stats.gaps += 1
+            view.gap = True
+
+    def _reject(self, view: View) -> None:
+        self.stats.forged += 1
+        view.gap = True
+
+    def _apply(self, view: View, notice: Notice) -> None:
+        if view.shard == CONTROL:
+            self._apply_control(notice.id, notice.type, notice.data)
+            return
+        known = self._outdated(view, notice)
+        if known is None:
+            return
+        folded = self._fold(known.stored, notice)
+        if folded is None:
+            self._discard(known)
+            return
+        self.stats.folded += 1
+        newer = Cached(folded, view, known.deadline if folded.snapshot.ended is None else float("inf"))
+        newer.used, newer.touch_at = known.used, known.touch_at
+        self._keep(newer)
+
+    def _discard(self, outdated: Cached) -> None:
+        self.stats.dropped += 1
+        self._drop(outdated.stored.snapshot.sid)
+
+    def _outdated(self, view: View, change: Notice | Entry) -> Cached | None:
+        """Raise the floor for a change, and return the cached copy that it makes old."""
+        if change.type == "ended":
+            self._bury_if_readable(view.shard, change)
+        if change.sid in self._floors:
+            self._floors[change.sid].rise(change, view.generation)
+        if change.sid in self._ahead and self._ahead[change.sid].head == change.head:
+            del self._ahead[change.sid]
+        known = self.newest(change.sid)
+        if known is None:
+            return None
+        if known.stored.head == change.head:
+            known.proven_until = INFINITY
+            return None
+        return None if known.stored.snapshot.version > change.version else known
+
+    def _fold(self, stored: Stored, notice: Notice) -> Stored | None:
+        if notice.previous_head != stored.head or not notice.data or notice.event_id in self._own:
+            return None
+        if notice.type == "authenticated":  # it moves the absolute deadline, perhaps back; a message does not say where
+            return None
+        event = self._read(notice)
+        if event is None:
+            return None
+        snapshot = evolve(stored.snapshot, event)
+        return stored._replace(
+            snapshot=snapshot,
+            raw=dumps_to_keep(snapshot.data),
+            head=notice.head,
+            link=notice.link,
+            last_id=id_text(notice.id),
+        )
+
+    def _read(self, change: Notice | Entry) -> Event | None:
+        try:
+            return unpack_event(change.type, change.data)
+        except UnknownFormat:
+            self.stats.unreadable += 1
+            return None
+
+    def _bury_if_readable(self, shard: str, change: Notice | Entry) -> None:
+        event = self._read(change)
+        if isinstance(event, Ended):
+            self._bury(shard, change.sid, event.cause)
+
+    def _apply_control(self, id_: tuple[int, int], type_: str, data: bytes) -> None:
+        match _control_facts(type_, data):
+            case {"name": str(name), "keep": str() | None as kept}:
+                self.control.revoke(name, id_, kept)
+            case _:
+                self.stats.unreadable += 1
+
+    # ── repairs, heartbeats and leases ───────────────────────────────────────────────────────────────────────────────
+
+    def repaired(self, view: View, start: Position, entries: Sequence[Entry]) -> bool:
+        """Take in what the log holds from `start` on, that entry included; `start` was the position when it was asked.
+
+        The feed may have moved the position meanwhile. Returns False if `start` is not in the log: the view has been
+        forgotten, and a heartbeat must adopt the end.
+        """
+        if view.position is None:
+            return False
+        if not self._is_one_history(start, view.position, entries):
+            self.fork(view)
+            return False
+        if start == START:
+            self._distrust(view)
+        for entry in entries:
+            if entry.id > view.position.id:
+                self._apply_entry(view, entry)
+                view.advance(entry.position)
+                self.stats.repaired += 1
+        self._serve(view)
+        return True
+
+    @staticmethod
+    def _is_one_history(start: Position, position: Position, entries: Sequence[Entry]) -> bool:
+        if start != START and (not entries or entries[0].position != start):
+            return False
+        # What the feed brought after `start` may be of a history that a failover ended before the log was read.
+        is_ahead = not entries or position.id > entries[-1].id
+        return position == start or is_ahead or any(entry.position == position for entry in entries)
+
+    def _distrust(self, view: View) -> None:
+        # The position of an empty log proves nothing about what was trimmed since, so nothing cached may rest on it.
+        if view.shard != CONTROL and view.position == START:
+            view.generation += 1
+
+    def _apply_entry(self, view: View, entry: Entry) -> None:
+        if view.shard == CONTROL:
+            self._apply_control(entry.id, entry.type, entry.data)
+        elif (known := self._outdated(view, entry)) is not None:
+            self._discard(known)
+
+    def beaten(self, view: View, beat: Beat, reply: BeatReply, sent_at: float) -> bool:
+        """Take in the answer of a heartbeat that was sent at `sent_at`, local time.
+
+        Returns whether the view has adopted the end of the log: whatever was under way before the heartbeat was
+        executed counts no more, what the server executed after it does (`adopted`).
+        """
+        if reply.status != "ok" or view.incarnation not in (None, reply.incarnation):
+            self.fork(view)
+        adopts = view.position is None
+        if adopts:
+            view.adopt(reply)
+        elif beat.position is None:
+            return False  # somebody else adopted meanwhile: this reply proves nothing about that position
+        view.promise(reply.end, sent_at + self._staleness)
+        self._drop_lost(view)
+        self._serve(view)
+        return adopts
+
+    def _drop_lost(self, view: View) -> None:
+        """Drop what the log has not brought although it was there before the heartbeat of this lease was sent."""
+        applied_until = view.lease_until - self._staleness
+        lost = [sid for sid, ahead in self._ahead.items() if ahead.view is view and ahead.kept_at < applied_until]
+        for sid in lost:
+            head = self._ahead.pop(sid).head
+            known = self.newest(sid)
+            if known is not None and known.stored.head == head:
+                self._drop(sid)
+        self.stats.forks += bool(lost)
+
+    def adopted(self, flight: Flight) -> None:
+        """Let a fill count although it began before its own heartbeats, executed ahead of it, adopted the log's end."""
+        flight.generation = flight.view.generation
+        flight.since = flight.view.position
+
+    def fork(self, view: View) -> None:
+        """Forget a shard whose history was replaced, or all of them if it was the control log's."""
+        self.stats.forks += 1
+        view.forget()
+        self._ahead = {sid: ahead for sid, ahead in self._ahead.items() if ahead.view is not view}
+        if view.shard == CONTROL:
+            for other in self._views.values():
+                other.expire()
+        self._serve(view)
+
+    def tombstones(self, shard: str) -> Mapping[str, Cause]:
+        """Return the sessions of a shard that this worker knows to have ended, newest last."""
+        return self._tombs.get(shard, {})
+
+    def _serve(self, changed: View) -> None:
+        """Bring `serve_until` up to date after a lease may have changed; the only place where it is extended."""
+        limit = self._views[CONTROL].lease_until
+        for view in self._views.values() if changed.shard == CONTROL else (changed,):
+            view.serve_until = min(view.lease_until, limit)
