@@ -1,0 +1,156 @@
+"""From a base and an event to the bytes of a commit, without I/O."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from evsession.canonical import DataLimits, check_key, check_size, check_value, dumps, dumps_to_keep, loads
+from evsession.chain import FIRST, head_of, link_of
+from evsession.codec import Stored, pack_body, pack_event, pack_prefix, redacted_body, status_of, type_of
+from evsession.events import Changes, Event
+from evsession.keys import Keyring
+from evsession.redaction import Redactor
+from evsession.state import Snapshot, evolve
+from evsession.store import EVENT_KEY, Commit, Condition
+from evsession.wire import pack_notice
+
+CONTAINERS: Final = (dict, list, tuple)
+
+
+class Stamp(NamedTuple):
+    """What a commit says beside its event: who, where, and by which clock of the worker (ms since 1970)."""
+
+    event_id: bytes
+    actor: bytes = b""
+    context: bytes = b""
+    worker_time: int = 0
+
+    def again(self) -> Stamp:
+        """Return the stamp of the next attempt, once nobody knows what became of this one; see `EVENT_KEY`."""
+        event, attempt = self.event_id[:EVENT_KEY], int.from_bytes(self.event_id[EVENT_KEY:], "big")
+        return self._replace(event_id=event + ((attempt + 1) % 2**32).to_bytes(4, "big"))
+
+
+class Draft(NamedTuple):
+    """A commit ready to be sent, and the snapshot that it will have produced once the store has accepted it."""
+
+    commit: Commit
+    snapshot: Snapshot
+    raw: bytes
+    head: bytes
+    link: bytes
+    key_id: str
+
+    def accepted(self, tail: bytes) -> Stored:
+        """Return the stored snapshot, given the part of the header that the store wrote."""
+        return Stored(
+            snapshot=self.snapshot,
+            raw=self.raw,
+            head=self.head,
+            link=self.link,
+            key_id=self.key_id,
+            created_at=int(tail[:13]),
+            authenticated_at=int(tail[13:26]),
+            idle_at=int(tail[26:39]),
+            absolute_at=int(tail[39:52]),
+            last_id=tail[52:].rstrip().decode(),
+        )
+
+
+class Drafter:
+    """Makes drafts under one set of keys, limits and redaction patterns."""
+
+    def __init__(self, keys: Keyring, redactor: Redactor, limits: DataLimits, *, idle: int, absolute: int) -> None:
+        self._keys = keys
+        self._redactor = redactor
+        self._limits = limits
+        self._idle = idle
+        self._absolute = absolute
+
+    def changes(self, changes: Changes) -> Changes:
+        """Return changes that passed the limits, share no container with their origin, and know what is secret in them.
+
+        Raises:
+            CodecError: a value or key has no JSON form, is too long or too deep; nothing was written.
+        """
+        if not changes.set_:
+            return changes
+        for key, value in changes.set_.items():
+            check_key(key, self._limits)
+            check_value(key, value, self._limits)
+        values = changes.set_
+        if any(isinstance(value, CONTAINERS) for value in values.values()):
+            values = loads(dumps(values))
+        return Changes(set_=values, unset=changes.unset, redacted=self._redactor.paths(values))
+
+    def draft(
+        self,
+        base: Stored | None,
+        sid: str,
+        event: Event,
+        stamp: Stamp,
+        *,
+        first_version: int = 0,
+        absolute: int = 0,
+        condition: Condition = "",
+    ) -> Draft:
+        """Return the commit of an event on a base; without a base, of a new session's first event.
+
+        `absolute` is the time to a new absolute deadline in ms; 0 leaves it, or takes the policy's for a new session.
+
+        Raises:
+            SessionTooLarge: the data after the event is over a limit; nothing was written.
+        """
+        before = base.snapshot if base is not None else Snapshot(sid=sid)
+        snapshot = evolve(before, event)
+        raw = dumps_to_keep(snapshot.data)
+        if event.set_:
+            check_size(snapshot.data, raw, self._limits)
+        keys = self._keys.verifying[0]
+        audit = self._keys.audit_id
+        head_key, redact_key = self._audit_keys(audit)
+        version, type_ = snapshot.version, type_of(event)
+        data = pack_event(event, redact_key, sid, version)
+        previous = base.head if base is not None else FIRST
+        name = sid.encode()
+        covered = (name, b"%d" % version, type_.encode(), stamp.event_id, stamp.actor, stamp.context, data)
+        link = link_of(head_key, previous, covered)
+        body = pack_body(snapshot, raw)
+        covered_body = redacted_body(redact_key, snapshot, body)
+        head = head_of(head_key, link, name, version, status_of(snapshot), covered_body)
+        notice = pack_notice(
+            keys.message,
+            sid=sid,
+            version=version,
+            previous_head=previous,
+            head=head,
+            link=link,
+            event_id=stamp.event_id,
+            key_id=keys.key_id,
+            type_=type_,
+            data=b"" if event.redacted else data,
+        )
+        commit = Commit(
+            sid=sid,
+            expected=base.head if base is not None else b"",
+            event_id=stamp.event_id,
+            first_version=first_version,
+            prefix=pack_prefix(audit, head, link, snapshot),
+            body=body,
+            idle=self._idle,
+            absolute=absolute or (0 if base is not None else self._absolute),
+            type=type_,
+            condition=condition,
+            actor=stamp.actor,
+            context=stamp.context,
+            data=data,
+            worker_time=stamp.worker_time,
+            notice=notice,
+        )
+        return Draft(commit, snapshot, raw, head, link, audit)
+
+    def _audit_keys(self, key_id: str) -> tuple[bytes, bytes]:
+        head, redact = self._keys.head(key_id), self._keys.redact(key_id)
+        if head is None or redact is None:  # the keyring named this id itself
+            raise KeyError(key_id)
+        return head, redact

@@ -1,0 +1,65 @@
+"""What is known of a session beside its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from evsession.codec import Stored
+from evsession.control import names_of
+from evsession.events import Changes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionInfo:
+    """What is known of a session beside its data; holds no token.
+
+    `id` is public and safe to log, None before the first commit. Times are aware UTC, on the server's clock.
+    A user that only the data named has a `user_id` and no `authenticated_at`.
+    `changes` names what would be committed now. `stale` marks a session served past its lease by policy.
+    `source` says where this request found its session: in the worker's ``memory``, asked of the ``server``, ``stale``
+    or not at all because of an ``outage``, or ``none``, when there was no cookie to look for.
+    """
+
+    id: str | None
+    version: int
+    user_id: str | None
+    names: tuple[str, ...]
+    created_at: datetime | None
+    authenticated_at: datetime | None
+    expires_at: datetime | None
+    is_new: bool
+    stale: bool = False
+    changes: Changes = field(default_factory=Changes)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    source: str = "none"
+
+
+def info_of(base: Stored | None, *, stale: bool = False, changes: Changes | None = None) -> SessionInfo:
+    """Return what is known of a stored session, or of one that does not exist yet."""
+    if base is None:
+        return SessionInfo(
+            id=None, version=0, user_id=None, names=(), created_at=None, authenticated_at=None, expires_at=None,
+            is_new=True, stale=stale, changes=changes or Changes(),
+        )  # fmt: skip
+    snapshot = base.snapshot
+    return SessionInfo(
+        id=snapshot.sid,
+        version=snapshot.version,
+        user_id=snapshot.user_id,
+        names=names_of(snapshot),
+        created_at=time_of(base.created_at),
+        authenticated_at=time_of(base.authenticated_at) if base.authenticated_at and not snapshot.detected else None,
+        expires_at=time_of(base.deadline),
+        is_new=False,
+        stale=stale,
+        changes=changes or Changes(),
+        facts=snapshot.facts,
+    )
+
+
+def time_of(milliseconds: int) -> datetime:
+    """Return a time of the server's clock as an aware datetime."""
+    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=milliseconds)

@@ -1,0 +1,162 @@
+"""The Store protocol: where sessions live. A store carries bytes; the core encodes and decodes them.
+
+A store promises:
+
+1. `commit` is atomic: the entry, the snapshot, the expiry index, the log's end and the feed message come all or not at
+   all, in the order of the log, and every check precedes the first write.
+2. `fill`, `commit` and `heartbeat` read what the primary holds at that moment, never a replica's or an own copy.
+3. Times are the store's own clock, milliseconds since 1970; nobody else's clock decides a deadline.
+4. What cannot be reached raises `StoreUnavailable` within the command time-out, with `outcome_unknown` set when the
+   command may have been executed. Nothing is retried by the store itself.
+5. Each reply names its session; a store that mixed replies up would hand a person somebody else's session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, NamedTuple, Protocol
+
+from evsession.view import Beat, BeatReply
+from evsession.wire import Entry, Position, StreamId
+
+EVENT_KEY: Final = 12
+"""How many bytes of an event id say which event it is; the other four count the attempts whose reply was lost.
+
+An event that is appended anew after a failover must not stand at the position that it had in the lost history: the same
+id and event id would then prove a past that is another.
+"""
+
+CommitStatus = Literal["ok", "gone", "alive", "ended", "conflict"]
+Condition = Literal["", "idle", "absolute"]
+
+
+class Commit(NamedTuple):
+    """One event and the snapshot that it produces.
+
+    `expected` is the head it builds on, empty to create. `first_version` is set when a reply to an earlier attempt was
+    lost: the lowest version attempted, from which on the log is searched for the first `EVENT_KEY` bytes of `event_id`.
+    `absolute` is the time to the absolute deadline in ms, 0 to leave it; `idle` likewise, always set. `condition` names
+    the deadline that must have passed for an `ended` event that says so. `notice` is the worker's part of the feed
+    message.
+    """
+
+    sid: str
+    expected: bytes
+    event_id: bytes
+    first_version: int
+    prefix: bytes
+    body: bytes
+    idle: int
+    absolute: int
+    type: str
+    condition: Condition
+    actor: bytes
+    context: bytes
+    data: bytes
+    worker_time: int
+    notice: bytes
+
+
+class CommitReply(NamedTuple):
+    """What became of a commit.
+
+    `ok` carries the new stream id and the `tail` of the header, which the store wrote, or, when the event was found to
+    have happened already, the whole snapshot as it is now. `conflict`, `ended` and `alive` carry the current snapshot.
+    """
+
+    status: CommitStatus
+    sid: str
+    now: int
+    id: StreamId | None = None
+    tail: bytes = b""
+    packed: bytes = b""
+
+
+class FillReply(NamedTuple):
+    """A packed snapshot, None if there is none, with the answers of the heartbeats that were executed before it."""
+
+    sid: str
+    now: int
+    packed: bytes | None
+    beats: Sequence[BeatReply] = ()
+
+
+class TouchReply(NamedTuple):
+    """The deadlines after a touch; None for a session that is not there or no longer lives."""
+
+    sid: str
+    now: int
+    deadlines: tuple[int, int] | None
+
+
+class FeedListener(Protocol):
+    """Who is told of what the feed brings, in the order of the log, always in the event loop's thread."""
+
+    def on_message(self, shard: str, message: bytes) -> None:
+        """Take in one message."""
+
+    def on_gap(self, shard: str) -> None:
+        """Learn that messages may have been missed: a new subscription, a lost one, an error, silence."""
+
+
+class Store(Protocol):
+    """Where sessions live; see the module's promises."""
+
+    @property
+    def shards(self) -> Sequence[str]:
+        """The shards that new sessions are spread over; two characters each."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether other processes write here too, so that heartbeats, feed and sweeps must run in the background."""
+
+    async def open(self, worker: str, bound: int, listener: FeedListener) -> None:
+        """Connect, under a worker id and with its bound of staleness in ms for the records of heartbeats."""
+
+    async def close(self) -> None:
+        """Release all connections and tasks; opening it again is possible."""
+
+    def abandon(self) -> None:
+        """Drop all connections at once, without waiting: the event loop is about to end."""
+
+    async def claim(self, fields: Mapping[str, str]) -> Mapping[str, str]:
+        """Set the fields of `{ns:meta}` that are not there yet, and return all of them as they stand."""
+
+    async def commit(self, commit: Commit) -> CommitReply:
+        """Append one event with the snapshot it produces, or say why not."""
+
+    async def fill(self, sid: str, beats: Sequence[Beat] = ()) -> FillReply:
+        """Return a snapshot; the heartbeats given are executed before it, in the same round trip."""
+
+    async def heartbeat(self, beats: Sequence[Beat]) -> Sequence[BeatReply]:
+        """Check each position against its log, write the worker's record, return the log's end."""
+
+    async def touch(self, sid: str, idle: int) -> TouchReply:
+        """Move the idle deadline of a living session to `idle` ms from now, never back."""
+
+    async def read(self, shard: str, start: Position, count: int) -> Sequence[Entry]:
+        """Return up to `count` entries of a log, the one at `start` included."""
+
+    async def walk(self, sid: str, limit: int, before: StreamId | None = None) -> Sequence[Entry]:
+        """Return the last `limit` entries of one session, oldest first, following its links on the server."""
+
+    async def due(self, shard: str, limit: int) -> Sequence[str]:
+        """Return sessions of a shard whose next deadline has passed, or nothing when another worker sweeps it now."""
+
+    async def settle(self, shard: str, sid: str) -> None:
+        """Bring the expiry index in line with a session's header, or drop it there if it has none."""
+
+    async def trim(self, shard: str, keep: int) -> int:
+        """Remove the entries older than `keep` ms, never the last one; return how many went."""
+
+    async def records(self, shard: str) -> Mapping[str, bytes]:
+        """Return the record that each worker's last heartbeat left: ``position time bound``, times in ms."""
+
+    async def forget(self, shard: str, worker: str, record: bytes) -> None:
+        """Remove a worker's record if it still is the one given."""
+
+    async def advise(self) -> None:
+        """Log a warning for each setting of the server that can lose sessions."""
+
+    def follow(self, shard: str, incarnation: str) -> None:
+        """Subscribe to the feed of a shard whose log has this incarnation."""
