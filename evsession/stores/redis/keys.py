@@ -1,0 +1,59 @@
+"""Names of keys and channels. All that one script touches carries one hash tag, so that it stays within one slot."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from evsession.errors import ConfigError
+
+_NAMESPACE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class Keys:
+    """The keys of one shard, made once. The tag is ``{namespace:shard}``."""
+
+    __slots__ = ("birth", "channel", "end", "expiry", "log", "sweep_turn", "tag", "workers")
+
+    def __init__(self, namespace: str, shard: str) -> None:
+        self.tag = tag = f"{{{namespace}:{shard}}}"
+        self.log = f"{tag}:log".encode()
+        self.expiry = f"{tag}:exp".encode()
+        self.end = f"{tag}:end".encode()
+        self.birth = f"{tag}:birth".encode()
+        self.workers = f"{tag}:workers".encode()
+        self.sweep_turn = f"{tag}:turn:sweep".encode()
+        self.channel = f"{tag}:feed:".encode()
+
+    def snapshot(self, sid: str) -> bytes:
+        """Return the key of one session's snapshot."""
+        return f"{self.tag}:s:{sid}".encode()
+
+
+def check_namespace(namespace: str) -> None:
+    """Raise unless a namespace can stand within a hash tag.
+
+    Raises:
+        ConfigError: it is empty, longer than 64 characters, or has others than letters, digits and ``_ . -``.
+    """
+    if not _NAMESPACE.fullmatch(namespace):
+        msg = f"namespace {namespace!r} must be 1 to 64 letters, digits, '_', '.' or '-', such as namespace=\"shop\""
+        raise ConfigError(msg)
+
+
+def meta_key(namespace: str) -> bytes:
+    """Return the key of the hash that guards a namespace."""
+    return f"{{{namespace}:meta}}".encode()
+
+
+def hash_slot(key: bytes) -> int:
+    """Return the cluster slot of a key or channel.  Source: Redis cluster specification, CRC-16 of the hash tag."""
+    start = key.find(b"{")
+    end = key.find(b"}", start + 1) if start >= 0 else -1
+    tag = key[start + 1 : end] if end > start + 1 else key
+    crc = 0
+    for byte in tag:
+        crc ^= byte << 8
+        for _ in range(8):
+            crc = ((crc << 1) ^ 0x1021) & 0xFFFF if crc & 0x8000 else (crc << 1) & 0xFFFF
+    return crc % 16_384

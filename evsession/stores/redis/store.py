@@ -1,0 +1,261 @@
+"""RedisStore: the Store protocol on one Redis or Valkey server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from evsession.config import StorePolicy
+from evsession.store import Commit, CommitReply, FeedListener, FillReply, TouchReply
+from evsession.stores.redis import advice
+from evsession.stores.redis.address import Address
+from evsession.stores.redis.connection import unavailable
+from evsession.stores.redis.feed import Feed
+from evsession.stores.redis.keys import Keys, check_namespace, meta_key
+from evsession.stores.redis.link import Link
+from evsession.stores.redis.scripts import COMMIT, DUE, FILL, HEARTBEAT, PRUNE, SETTLE, TOUCH, TRIM, WALK
+from evsession.view import Beat, BeatReply
+from evsession.wire import Entry, Position, StreamId, id_text, parse_id
+
+ENDED_KEPT_MS: Final = 600_000
+"""How long an ended, emptied snapshot stays: ten minutes.  Source: longer than any request in flight may last."""
+
+KEPT_PAST_ABSOLUTE_MS: Final = 86_400_000
+"""How long past its absolute deadline a session waits for a sweeper: a day.  Source: an outage of a whole night."""
+
+SWEEP_TURN_MS: Final = 5_000
+"""How long one worker sweeps a shard before another may.  Source: a few pauses between sweeps."""
+
+log = logging.getLogger("evsession.redis")
+
+
+class RedisStore:
+    """Sessions on one server.
+
+    `shards` is the number of shards that new sessions are spread over, 1 to 256; raising it is safe at any time.
+    State belongs to the event loop in which `open` was called.
+    """
+
+    is_remote: Final = True
+
+    def __init__(
+        self, url: str, *, namespace: str = "evsession", shards: int = 1, policy: StorePolicy | None = None
+    ) -> None:
+        check_namespace(namespace)
+        self.namespace = namespace
+        self.policy = policy or StorePolicy()
+        self.shards = tuple(f"{number:02x}" for number in range(shards))
+        self._address = Address.parse(url)
+        self._keys: dict[str, Keys] = {}
+        self._worker = ""
+        self._bound = 0
+        self._link: Link | None = None
+        self._feed: Feed | None = None
+
+    def __repr__(self) -> str:
+        return f"RedisStore({self._address}, namespace={self.namespace!r})"
+
+    @property
+    def calls(self) -> int:
+        """How many commands this store has sent in this loop; the feed's are not among them."""
+        return self._connected().calls
+
+    def keys(self, shard: str) -> Keys:
+        """Return the names of a shard's keys."""
+        keys = self._keys.get(shard)
+        if keys is None:
+            keys = self._keys[shard] = Keys(self.namespace, shard)
+        return keys
+
+    async def open(self, worker: str, bound: int, listener: FeedListener) -> None:
+        self._worker, self._bound = worker, bound
+        self._link = Link(self._address, self.policy, f"evsession-{worker}")
+        self._feed = Feed(self._address, self.policy, f"evsession-{worker}-feed", listener)
+
+    async def close(self) -> None:
+        feed, link = self._feed, self._link
+        self._feed = self._link = None
+        if feed is not None:
+            await feed.close()
+        if link is not None:
+            await link.close()
+
+    def abandon(self) -> None:
+        if self._link is not None:
+            self._link.abandon()
+
+    def _connected(self) -> Link:
+        if self._link is None:
+            raise unavailable("the store is not open; start the manager first", outcome_unknown=False)
+        return self._link
+
+    def follow(self, shard: str, incarnation: str) -> None:
+        if self._feed is not None:
+            self._feed.follow(shard, self.keys(shard).channel + incarnation.encode())
+
+    async def claim(self, fields: Mapping[str, str]) -> Mapping[str, str]:
+        link, key = self._connected(), meta_key(self.namespace)
+        for name, value in fields.items():
+            await link.call(b"HSETNX", key, name, value)
+        stored = await link.call(b"HGETALL", key)
+        pairs = iter(field.decode() for field in stored)
+        return dict(zip(pairs, pairs, strict=True))
+
+    async def commit(self, commit: Commit) -> CommitReply:
+        keys = self.keys(commit.sid[:2])
+        reply = await self._connected().run(
+            COMMIT,
+            (keys.snapshot(commit.sid), keys.log, keys.expiry, keys.end, keys.birth),
+            commit.sid,
+            commit.expected,
+            commit.event_id,
+            commit.first_version,
+            commit.prefix,
+            commit.body,
+            commit.idle,
+            commit.absolute,
+            commit.type,
+            commit.condition,
+            commit.actor,
+            commit.context,
+            commit.data,
+            commit.worker_time,
+            commit.notice,
+            keys.channel,
+            b"PUBLISH",
+            commit.event_id[:4].hex(),
+            ENDED_KEPT_MS,
+            KEPT_PAST_ABSOLUTE_MS,
+        )
+        status, sid, now, *rest = reply
+        id_, tail, packed = rest or (b"", b"", b"")
+        _same_sid(commit.sid, sid)
+        return CommitReply(status.decode(), commit.sid, now, parse_id(id_) if id_ else None, tail, packed)
+
+    async def fill(self, sid: str, beats: Sequence[Beat] = ()) -> FillReply:
+        # The link keeps the order of calls, and one flush takes all: heartbeats and fill are one round trip.
+        link, key = self._connected(), self.keys(sid[:2]).snapshot(sid)
+        if not beats:
+            return _fill_reply(sid, await link.run(FILL, (key,), sid), ())
+        resent = link.resent
+        *answers, filled = await _together(*(self._heartbeat(beat) for beat in beats), link.run(FILL, (key,), sid))
+        if link.resent != resent:
+            # A heartbeat may have run after the fill, and named an end that the fill has not seen.
+            filled = await link.run(FILL, (key,), sid)
+        return _fill_reply(sid, filled, answers)
+
+    async def heartbeat(self, beats: Sequence[Beat]) -> Sequence[BeatReply]:
+        return await _together(*(self._heartbeat(beat) for beat in beats))
+
+    async def _heartbeat(self, beat: Beat) -> BeatReply:
+        keys = self.keys(beat.shard)
+        id_ = b"" if beat.position is None else id_text(beat.position.id).encode()
+        event = b"" if beat.position is None else beat.position.event
+        status, incarnation, end = await self._connected().run(
+            HEARTBEAT,
+            (keys.log, keys.end, keys.birth, keys.workers),
+            self._worker,
+            id_,
+            event,
+            self._bound,
+            _new_incarnation(),
+        )
+        end_id, _, end_event = end.partition(b" ")
+        return BeatReply(status.decode(), incarnation.decode(), Position(parse_id(end_id), end_event))
+
+    async def touch(self, sid: str, idle: int) -> TouchReply:
+        keys = self.keys(sid[:2])
+        sid_, now, *deadlines = await self._connected().run(TOUCH, (keys.snapshot(sid), keys.expiry), sid, idle)
+        _same_sid(sid, sid_)
+        return TouchReply(sid, now, (int(deadlines[0]), int(deadlines[1])) if deadlines else None)
+
+    async def read(self, shard: str, start: Position, count: int) -> Sequence[Entry]:
+        reply = await self._connected().call(b"XRANGE", self.keys(shard).log, id_text(start.id), b"+", b"COUNT", count)
+        return list(_entries(reply))
+
+    async def walk(self, sid: str, limit: int, before: StreamId | None = None) -> Sequence[Entry]:
+        keys = self.keys(sid[:2])
+        start = "" if before is None else id_text(before)
+        named, *entries = await self._connected().run(WALK, (keys.snapshot(sid), keys.log), sid, limit, start)
+        _same_sid(sid, named)
+        return list(_entries(reversed(entries)))
+
+    async def due(self, shard: str, limit: int) -> Sequence[str]:
+        keys = self.keys(shard)
+        reply = await self._connected().run(DUE, (keys.expiry, keys.sweep_turn), limit, self._worker, SWEEP_TURN_MS)
+        return [sid.decode() for sid in reply]
+
+    async def settle(self, shard: str, sid: str) -> None:
+        keys = self.keys(shard)
+        await self._connected().run(SETTLE, (keys.snapshot(sid), keys.expiry), sid)
+
+    async def trim(self, shard: str, keep: int) -> int:
+        keys = self.keys(shard)
+        removed: int = await self._connected().run(TRIM, (keys.log, keys.end), keep)
+        return removed
+
+    async def records(self, shard: str) -> Mapping[str, bytes]:
+        reply = await self._connected().call(b"HGETALL", self.keys(shard).workers)
+        return {worker.decode(): record for worker, record in zip(reply[::2], reply[1::2], strict=True)}
+
+    async def forget(self, shard: str, worker: str, record: bytes) -> None:
+        await self._connected().run(PRUNE, (self.keys(shard).workers,), worker, record)
+
+    async def advise(self) -> None:
+        await advice.warn(self._connected().call)
+
+
+def _new_incarnation() -> str:
+    # A new one each time, or a log that this worker begins anew after a FLUSHALL would pass for the old one.
+    return secrets.token_hex(4)
+
+
+async def _together(*calls: Any) -> list[Any]:
+    """Await several calls that were all sent before the first answer; raise the first error once all are done."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return list(results)
+
+
+def _same_sid(asked: str, answered: bytes) -> None:
+    if answered != asked.encode():
+        raise unavailable(f"the reply for session {asked} names another session", outcome_unknown=True)
+
+
+def _fill_reply(sid: str, reply: Any, beats: Sequence[BeatReply]) -> FillReply:
+    named, now, *packed = reply
+    _same_sid(sid, named)
+    return FillReply(sid, now, packed[0] if packed else None, beats)
+
+
+def _entries(raw: Iterable[tuple[bytes, list[bytes]]]) -> Iterator[Entry]:
+    """Pass over what somebody else wrote into the log: no event of ours, and no reason to stop."""
+    for id_, fields in raw:
+        try:
+            yield _entry(id_, fields)
+        except (KeyError, ValueError):
+            log.critical("the log entry %s is none of ours; find out who can write to Redis", id_.decode())
+
+
+def _entry(id_: bytes, fields: list[bytes]) -> Entry:
+    pairs = iter(fields)
+    by_name = dict(zip(pairs, pairs, strict=True))
+    return Entry(
+        id=parse_id(id_),
+        sid=by_name[b"s"].decode(),
+        version=int(by_name[b"n"]),
+        type=by_name[b"t"].decode(),
+        previous=by_name[b"p"].decode(),
+        event_id=by_name[b"i"],
+        offset=int(by_name[b"o"]),
+        actor=by_name[b"a"],
+        context=by_name[b"c"],
+        data=by_name[b"d"],
+        key_id=by_name[b"k"].decode(),
+        head=by_name[b"m"],
+    )

@@ -1,0 +1,137 @@
+"""The stores under contract: memory, fakeredis, and every server of the matrix."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from functools import cache
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+
+import pytest
+
+from evsession.config import StorePolicy
+from evsession.store import Store
+from evsession.stores.memory import MemoryStore
+from evsession.stores.redis import RedisStore
+from tests.conftest import ServerOf
+from tests.contract.builder import Heard
+from tests.servers import NAMES, FakeRedis
+
+REMOTE: Final = ("fakeredis", *NAMES)
+PATIENT: Final = StorePolicy(
+    command_timeout=timedelta(seconds=10), connect_timeout=timedelta(seconds=10), commit_timeout=timedelta(seconds=20)
+)
+"""Nothing here is about time, and the machine may be busy."""
+
+LASTING: Final = (b":log", b":exp", b":end", b":birth", b":workers", b":meta}")
+"""The keys that may live for ever; every other one has a time to live."""
+
+
+class Remote(Protocol):
+    """A server, real or not."""
+
+    @property
+    def url(self) -> str: ...
+
+    def cli(self, *args: str | bytes | int) -> Any: ...
+
+
+RemoteOf = Callable[[str], Remote]
+
+
+S_co = TypeVar("S_co", bound=Store, covariant=True)
+
+
+class Worker(NamedTuple, Generic[S_co]):
+    """One worker's store, open, and what its feed brought."""
+
+    store: S_co
+    heard: Heard
+
+
+@pytest.fixture(scope="session")
+def remote_of(server_of: ServerOf) -> Iterator[RemoteOf]:
+    """Return the session's one server of a name; fakeredis is one of them."""
+    with ExitStack() as stack:
+
+        @cache
+        def fake() -> FakeRedis:
+            started = FakeRedis()
+            stack.callback(started.stop)
+            return started
+
+        yield lambda name: fake() if name == "fakeredis" else server_of(name)
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace for each test, so that none needs an empty server."""
+    return f"contract-{secrets.token_hex(4)}"
+
+
+@pytest.fixture(params=REMOTE)
+def remote(request: pytest.FixtureRequest, remote_of: RemoteOf, namespace: str) -> Iterator[Remote]:
+    """A server on which the test must leave no key for ever but the documented ones."""
+    server = remote_of(request.param)
+    yield server
+    _check_keys_left(server, namespace)
+
+
+def _check_keys_left(server: Remote, namespace: str) -> None:
+    keys = server.cli("KEYS", f"{{{namespace}:*")
+    immortal = [key for key in keys if server.cli("PTTL", key) == -1 and not key.endswith(LASTING)]
+    assert not immortal, f"keys without a time to live: {immortal}"
+    if keys:
+        server.cli("DEL", *keys)
+
+
+def _on(server: Remote, namespace: str, *, shards: int) -> RedisStore:
+    return RedisStore(server.url, namespace=namespace, shards=shards, policy=PATIENT)
+
+
+Connect = Callable[[str], Awaitable[Worker[Store]]]
+ConnectRedis = Callable[[str], Awaitable[Worker[RedisStore]]]
+
+
+@pytest.fixture(params=("memory", *REMOTE))
+async def connect(request: pytest.FixtureRequest, remote_of: RemoteOf, namespace: str) -> AsyncIterator[Connect]:
+    """A function that opens the store under test for one more worker."""
+    server = None if request.param == "memory" else remote_of(request.param)
+    memory, stores = MemoryStore(shards=2), list[Store]()
+
+    async def open_for(worker: str) -> Worker[Store]:
+        store = memory if server is None else _on(server, namespace, shards=2)
+        heard = Heard()
+        await store.open(worker, 2_000, heard)
+        stores.append(store)
+        return Worker(store, heard)
+
+    yield open_for
+    for store in stores:
+        await store.close()
+    if server is not None:
+        _check_keys_left(server, namespace)
+
+
+@pytest.fixture
+async def store(connect: Connect) -> Store:
+    """The store under test, open for one worker."""
+    return (await connect("worker-1")).store
+
+
+@pytest.fixture
+async def connect_redis(remote: Remote, namespace: str) -> AsyncIterator[ConnectRedis]:
+    """A function that opens a `RedisStore` for one more worker."""
+    stores: list[RedisStore] = []
+
+    async def open_for(worker: str) -> Worker[RedisStore]:
+        store, heard = _on(remote, namespace, shards=1), Heard()
+        await store.open(worker, 2_000, heard)
+        stores.append(store)
+        return Worker(store, heard)
+
+    yield open_for
+    for store in stores:
+        await store.close()
