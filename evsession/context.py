@@ -1,0 +1,160 @@
+"""Who and where: the actor and the context that an event carries, read from the connection on commit only."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import traceback
+from collections.abc import Mapping
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import Any, Final
+
+from starlette.requests import HTTPConnection
+
+from evsession.canonical import dumps, loads
+from evsession.config import AuditPolicy
+from evsession.errors import CodecError
+from evsession.events import Actor
+
+MAX_CONTEXT: Final = 2_048
+"""Bytes of JSON that an event's context may take; a larger one is left out and logged.  Source: a log entry has 180."""
+
+MAX_TEXT: Final = 256
+"""Characters of a route or id that are kept.  Source: longer ones are attacks or bugs."""
+
+_NAMES: Final = {"w": "worker", "m": "method", "r": "route", "a": "address"}
+
+log = logging.getLogger("evsession.context")
+
+acting: ContextVar[Actor | None] = ContextVar("evsession-actor", default=None)
+"""Who acts outside requests; `manager.acting_as` sets it."""
+
+
+def context_of(scope: Mapping[str, Any], policy: AuditPolicy, worker: str) -> bytes:
+    """Return the JSON context of an event; what goes wrong in a provider of the user's own is logged, not raised."""
+    method, route, address = scope.get("method", "WEBSOCKET"), route_of(scope), address_of(scope, policy)
+    if not policy.request_ids and policy.context is None:
+        return _usual(worker, method, route, address)
+    own = _claimed(scope) if policy.request_ids else {}
+    if policy.context is not None:
+        own |= _provided(scope, policy)
+    return _packed(_facts(worker, method, route, address) | {"x": own})
+
+
+def _facts(worker: str, method: str, route: str, address: str | None) -> dict[str, Any]:
+    facts = {"w": worker, "m": method, "r": route}
+    return facts if address is None else facts | {"a": address}
+
+
+@lru_cache(maxsize=4096)
+def _usual(worker: str, method: str, route: str, address: str | None) -> bytes:
+    return _packed(_facts(worker, method, route, address))
+
+
+def outside(worker: str) -> bytes:
+    """Return the JSON context of an event outside of requests."""
+    return dumps({"w": worker})
+
+
+def parse_context(raw: bytes) -> dict[str, Any]:
+    """Return the context that an event carries, under its full names: the log has short ones, to save 35 bytes."""
+    if not raw:
+        return {}
+    packed: dict[str, Any] = loads(raw)
+    own: dict[str, Any] = packed.pop("x", {})
+    return {_NAMES.get(name, name): value for name, value in packed.items()} | own
+
+
+def _packed(facts: Mapping[str, Any]) -> bytes:
+    try:
+        packed = dumps(facts)
+    except CodecError:
+        log.exception("the context of an event has no JSON form and is left out; return plain values from context=")
+        return b"{}"
+    if len(packed) > MAX_CONTEXT:
+        log.error("the context of an event has %d bytes, over %d, and is left out", len(packed), MAX_CONTEXT)
+        return b"{}"
+    return packed
+
+
+def route_of(scope: Mapping[str, Any]) -> str:
+    """Return the route's template, never the path: paths hold ids, and what a client writes."""
+    route = scope.get("route")
+    template = getattr(route, "path_format", None) or getattr(route, "path", None)
+    if template is None:
+        template = getattr(scope.get("endpoint"), "__qualname__", "")
+    return str(template)[:MAX_TEXT]
+
+
+def address_of(scope: Mapping[str, Any], policy: AuditPolicy) -> str | None:
+    """Return the client's address as the policy allows it: from the connection itself, never from a header."""
+    client = scope.get("client")
+    if policy.address == "none" or not client:
+        return None
+    return _shown_address(client[0], policy.address == "full")
+
+
+@lru_cache(maxsize=4096)
+def _shown_address(text: str, in_full: bool) -> str | None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped  # as sockets that listen on both families say it
+    if in_full:
+        return str(address)
+    return str(ipaddress.ip_network((address, 24 if address.version == 4 else 48), strict=False).network_address)
+
+
+def _claimed(scope: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ids that the client sent, marked as such: they prove nothing."""
+    headers = dict(scope.get("headers", ()))
+    named = {"request_id": b"x-request-id", "traceparent": b"traceparent"}
+    found = {name: headers[header].decode("latin-1")[:MAX_TEXT] for name, header in named.items() if header in headers}
+    return {"claimed": found} if found else {}
+
+
+def _provided(scope: Mapping[str, Any], policy: AuditPolicy) -> Mapping[str, Any]:
+    try:
+        return dict(policy.context(HTTPConnection(dict(scope)))) if policy.context is not None else {}
+    except Exception as error:
+        log.error("context= raised %s; the event goes without", _described(error))
+        return {}
+
+
+def _described(error: Exception) -> str:
+    """Return what was raised and where as one line of printable ASCII: it may quote what a client sent."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return ascii(f"{type(error).__name__}: {str(error)[:MAX_TEXT]} ({last.filename}:{last.lineno})")
+
+
+def actor_of(scope: Mapping[str, Any] | None, policy: AuditPolicy, actor: Actor | None) -> bytes:
+    """Return who acts, as an event carries it: ``kind id``, or nothing for the session's own user."""
+    if actor is None and policy.actor is not None and scope is not None:
+        actor = _provided_actor(scope, policy)
+    actor = actor or acting.get()
+    return b"" if actor is None else f"{actor.kind} {actor.id}".encode()
+
+
+def _provided_actor(scope: Mapping[str, Any], policy: AuditPolicy) -> Actor | None:
+    try:
+        found = policy.actor(HTTPConnection(dict(scope))) if policy.actor is not None else None
+    except Exception as error:
+        log.error("actor= raised %s; the event goes without", _described(error))
+        return None
+    if found is not None and not isinstance(found, Actor):
+        log.error("actor= returned %s; return an Actor, such as Actor.admin(name)", type(found).__name__)
+        return None
+    return found
+
+
+def parse_actor(raw: bytes) -> Actor | None:
+    """Return who acted, from what an event carries."""
+    kind, _, id_ = raw.decode().partition(" ")
+    match kind:
+        case "user" | "admin" | "service" | "system":
+            return Actor(kind=kind, id=id_)
+        case _:
+            return None

@@ -1,0 +1,357 @@
+"""One worker's running parts: store, cache, replica, committer, and the background work of one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+import weakref
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Literal
+
+import anyio
+
+from evsession.cache import Cache
+from evsession.codec import FORMAT
+from evsession.committer import Committer
+from evsession.config import AuditPolicy, CachePolicy, SessionPolicy, StorePolicy
+from evsession.draft import Drafter, Stamp
+from evsession.errors import ConfigError, EvsessionError, SessionError, StoreUnavailable
+from evsession.events import Cause, Ended, Event
+from evsession.keys import Keyring
+from evsession.redaction import Redactor
+from evsession.replica import Replica
+from evsession.state import Snapshot
+from evsession.store import Condition, Store
+from evsession.view import CONTROL
+
+CATCH_UP_AFTER: Final = 0.02
+"""Seconds that the feed gets to bring what a heartbeat named, before the log is read.  Source: its p99 is 1 ms."""
+
+SWEEP_EVERY: Final = 1.0
+"""Seconds between looks at the expiry index, and at most `SWEEP_BATCH` sessions ended at each."""
+
+SWEEP_BATCH: Final = 200
+TRIM_EVERY: Final = 60.0
+
+log = logging.getLogger("evsession.worker")
+
+_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+local_clock: Final[Callable[[], float]] = partial(
+    time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+)
+"""Returns local seconds that run on while the machine sleeps; a partial, because every request asks."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What one worker did since its start."""
+
+    fills: int = 0
+    commits: int = 0
+    created: int = 0
+    dropped_changes: int = 0
+    swept: int = 0
+    touches: int = 0
+    unavailable: int = 0
+
+
+class Worker:
+    """The parts of one manager in one process. Whatever belongs to an event loop is made anew in another one."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: Keyring,
+        *,
+        application: str,
+        session: SessionPolicy,
+        cache: CachePolicy,
+        audit: AuditPolicy,
+        patience: StorePolicy,
+        clock: Callable[[], float] = local_clock,
+    ) -> None:
+        self.store = store
+        self.keys = keys
+        self.session_policy = session
+        self.audit_policy = audit
+        self.clock = clock
+        self.counts = Counts()
+        self.idle_ms = milliseconds(session.idle_timeout.total_seconds())
+        self._application = application
+        self._patience = patience
+        self._cache_policy = cache
+        self._redactor = Redactor(audit.redact)
+        self._reset()
+        _workers.add(self)
+
+    def _reset(self) -> None:
+        """Begin as a new worker: with an id of its own, an empty cache, and nothing open."""
+        self.id = secrets.token_hex(4)
+        policy = self.session_policy
+        self.cache = Cache(self._cache_policy, self.keys)
+        self.replica = Replica(self.store, self.cache, self.keys, self.clock)
+        self.drafter = Drafter(
+            self.keys,
+            self._redactor,
+            policy,
+            idle=self.idle_ms,
+            absolute=milliseconds(policy.absolute_timeout.total_seconds()),
+        )
+        patience = self._patience.commit_timeout.total_seconds()
+        self.committer = Committer(self.store, self.replica, self.drafter, self.clock, patience=patience)
+        self.control = self.cache.view(CONTROL)
+        self.problem: EvsessionError | None = None
+        self._loop: object = None
+        self._gate = anyio.Lock()
+        self._is_open = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._due = asyncio.Event()
+        self._swept_at = self._trimmed_at = self.clock()
+        self._records: dict[tuple[str, str], tuple[bytes, float]] = {}
+
+    # ── opening and closing ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def ensure_open(self) -> None:
+        """Have the store open in this event loop.
+
+        Raises:
+            ConfigError: the namespace belongs to another application or to other keys.
+            StoreUnavailable: the store cannot be reached; the next call tries again.
+        """
+        loop: object = asyncio.get_running_loop() if self.store.is_remote else self.store
+        if self._loop is not loop:
+            if self._loop is not None:
+                self._reset()
+            self._loop = loop
+            await self._begin()
+        if not self._is_open:
+            async with self._gate:
+                if not self._is_open:
+                    await self._check_meta()
+                    await self.store.advise()
+                    self._is_open = True
+
+    async def _begin(self) -> None:
+        bound = self._cache_policy.max_staleness + self._cache_policy.stale_for
+        await self.store.open(self.id, milliseconds(bound.total_seconds()), self.replica)
+        if self.store.is_remote:
+            self.replica.wake = self._due.set
+            self.spawn(self._keep_in_step(), "heartbeat")
+            self.spawn(self._keep_swept(), "sweeper")
+
+    async def _check_meta(self) -> None:
+        known = await self.store.claim({"format": str(FORMAT), "application": self._application})
+        check_meta(known, self._application, self.keys)
+        await self.store.claim({f"key:{fingerprint}": "1" for fingerprint in self.keys.fingerprints()})
+
+    async def close(self) -> None:
+        """End the background work and close the store."""
+        if self._loop is None:
+            return
+        tasks, self._tasks = self._tasks, set()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await self.store.close()
+        self._reset()
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run background work that ends with the worker."""
+        task = asyncio.get_running_loop().create_task(work, name=f"evsession-{name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def spawn_or_run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run work in the background; at once where the store never waits, so that no event loop is needed."""
+        if self.store.is_remote:
+            self.spawn(work, "touch")
+            return
+        try:
+            work.send(None)
+        except StopIteration:
+            return
+        work.close()
+
+    # ── background work ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _keep_in_step(self) -> None:
+        period = self._cache_policy.max_staleness.total_seconds() / 3
+        beat_at = self.clock()
+        try:
+            while True:
+                try:
+                    if self.clock() >= beat_at:
+                        beat_at = self.clock() + period
+                        await self._beat()
+                    elif self._due.is_set():
+                        self._due.clear()
+                        await self.replica.repair_all()
+                except StoreUnavailable as error:
+                    self.problem = error
+                    self.counts.unavailable += 1
+                    await asyncio.sleep(CATCH_UP_AFTER)
+                except ConfigError as error:
+                    self.problem = error
+                    log.error("%s", error)
+                await self._until_due(beat_at - self.clock())
+        finally:
+            self.replica.wake = lambda: None
+            self.store.abandon()
+
+    async def _until_due(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(max(seconds, 0)):
+                await self._due.wait()
+        except TimeoutError:
+            return
+
+    async def _beat(self) -> None:
+        await self.ensure_open()
+        shards = list(self.cache.views) if len(self.cache.views) > 1 else self.store.shards[:1]
+        await self.replica.prove(shards)
+        self.problem = None
+        if any(view.is_waiting for view in self.cache.views.values()):
+            await asyncio.sleep(CATCH_UP_AFTER)
+            await self.replica.repair_all()
+        await self._end_again()
+
+    async def _end_again(self) -> None:
+        """After a failover, write the ends that this worker knows and the new history has lost."""
+        while self.replica.forked:
+            shard = self.replica.forked.pop()
+            for sid, cause in list(self.cache.tombstones(shard).items()):
+                try:
+                    await self.end(sid, cause, actor=b"system failover")
+                except StoreUnavailable:
+                    self.replica.forked.add(shard)
+                    raise
+                except EvsessionError as error:
+                    log.error("session %s could not be ended again: %s", sid, error)
+
+    async def _keep_swept(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_EVERY)
+            try:
+                await self.sweep()
+            except EvsessionError as error:
+                log.warning("sweep: %s", error)
+
+    async def sweep(self) -> int:
+        """End sessions whose deadline has passed, at most a batch of each shard, and trim the logs; return how many."""
+        ended = 0
+        self._swept_at = self.clock()
+        for shard in self.store.shards:
+            for sid in await self.store.due(shard, SWEEP_BATCH):
+                ended += await self._sweep_one(shard, sid)
+        if self.clock() - self._trimmed_at > TRIM_EVERY:
+            self._trimmed_at = self.clock()
+            for shard in self.store.shards:
+                await self.store.trim(shard, milliseconds(self._patience.retention.total_seconds()))
+            for shard in (CONTROL, *self.store.shards):
+                await self._prune(shard)
+        self.counts.swept += ended
+        return ended
+
+    async def _prune(self, shard: str) -> None:
+        """Remove records of workers that this one saw unchanged for ten of their bounds, on its own clock."""
+        now, seen = self.clock(), self._records
+        for worker, record in (await self.store.records(shard)).items():
+            known, since = seen.get((shard, worker), (b"", now))
+            if known != record:
+                seen[shard, worker] = (record, now)
+            elif now - since > 10 * int(record.rsplit(b" ", 1)[1]) / 1000:
+                await self.store.forget(shard, worker, record)
+                del seen[shard, worker]
+
+    async def sweep_if_due(self) -> None:
+        """Sweep, where no background work does, at most once in a while."""
+        if not self.store.is_remote and self.clock() - self._swept_at > SWEEP_EVERY:
+            await self.sweep()
+
+    async def _sweep_one(self, shard: str, sid: str) -> bool:
+        cached = await self.replica.fill(sid)
+        if cached is None or cached.stored.snapshot.ended is not None or self.clock() < cached.deadline:
+            await self.store.settle(shard, sid)
+            return False
+        stored = cached.stored
+        cause: Literal["idle", "absolute"] = "absolute" if stored.absolute_at <= stored.idle_at else "idle"
+        return await self.end(sid, cause, actor=b"system sweeper", condition=cause)
+
+    async def end(
+        self,
+        sid: str,
+        cause: Cause,
+        *,
+        reason: str = "",
+        actor: bytes = b"",
+        context: bytes = b"",
+        condition: Condition = "",
+    ) -> bool:
+        """End a session whoever holds it; return whether this call did it.
+
+        Raises:
+            StoreUnavailable: it is not known whether the session has ended.
+        """
+        cached = await self.replica.fill(sid)
+        if cached is None or cached.stored.snapshot.ended is not None:
+            return False
+
+        def decide(snapshot: Snapshot | None) -> Event | None:
+            return None if snapshot is None or snapshot.ended is not None else Ended(cause=cause, reason=reason)
+
+        try:
+            stored = await self.committer.append(
+                sid, cached.stored, decide, self.stamp(actor, context), condition=condition
+            )
+        except SessionError:
+            return False
+        return stored is not None and stored.snapshot.ended == cause
+
+    def stamp(self, actor: bytes = b"", context: bytes = b"") -> Stamp:
+        """Return who, where and when for a new event."""
+        return Stamp(event_id=os.urandom(16), actor=actor, context=context, worker_time=time.time_ns() // 1_000_000)
+
+
+def check_meta(known: dict[str, str] | Any, application: str, keys: Keyring) -> None:
+    """Raise unless a namespace is this application's.
+
+    Raises:
+        ConfigError: another application or format uses it, or none of the keys seen there is ours.
+    """
+    if known["application"] != application:
+        msg = (
+            f"this namespace belongs to the application {known['application']!r}, not {application!r};"
+            " give each application a namespace= of its own"
+        )
+        raise ConfigError(msg)
+    if int(known["format"]) > FORMAT:
+        msg = f"this namespace is of format {known['format']}, and this version reads up to {FORMAT}; upgrade evsession"
+        raise ConfigError(msg)
+    seen = {name.removeprefix("key:") for name in known if name.startswith("key:")}
+    if seen and not seen & set(keys.fingerprints()):
+        msg = (
+            "none of the secret keys given was ever used in this namespace; give the old one as well,"
+            " secret_key=[new, old], or use another namespace="
+        )
+        raise ConfigError(msg)
+
+
+def milliseconds(seconds: float) -> int:
+    """Return seconds as whole milliseconds."""
+    return round(seconds * 1000)
+
+
+def _begin_anew_after_fork() -> None:
+    for worker in list(_workers):
+        worker._reset()
+
+
+os.register_at_fork(after_in_child=_begin_anew_after_fork)
