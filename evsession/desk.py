@@ -1,0 +1,232 @@
+"""The desk: what a program does with sessions outside of requests, and whoever acts there."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from evsession.cache import Cached
+from evsession.canonical import dumps, loads
+from evsession.codec import Stored
+from evsession.committer import Decide
+from evsession.config import AuditPolicy, CookiePolicy, SessionPolicy
+from evsession.context import acting, actor_of, context_of, outside
+from evsession.draft import Stamp
+from evsession.errors import SessionConflict, SessionEnded, Unsupported
+from evsession.events import Actor, Authenticated, Changes, Created, Event, Updated
+from evsession.info import SessionInfo, info_of
+from evsession.plan import detect
+from evsession.session import Session
+from evsession.state import Snapshot, diff, rebase
+from evsession.tokens import Token, is_sid, mint, new_sid, normalise_user_id
+from evsession.wire import control_text
+from evsession.worker import Worker
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """A session made without a request: its public id, and the token to hand out (hidden when printed)."""
+
+    id: str
+    token: Token
+
+
+class Desk:
+    """Reads, makes, edits and ends sessions by their id; `SessionManager` is one."""
+
+    def __init__(self, worker: Worker, policy: SessionPolicy, cookie: CookiePolicy, audit: AuditPolicy) -> None:
+        self.worker = worker
+        self.policy = policy
+        self.cookie = cookie
+        self.audit_policy = audit
+        self.clock = worker.clock
+
+    async def fetch(self, sid: str, *, may_join: bool = True) -> Cached | None:
+        """Return a session from the store, None if it is not there or past a deadline.
+
+        Raises:
+            StoreUnavailable, CorruptSnapshot, UnknownFormat, ConfigError: it cannot be served.
+        """
+        worker = self.worker
+        await worker.ensure_open()
+        worker.counts.fills += 1
+        cached = await worker.replica.fill(sid, may_join=may_join)
+        await worker.sweep_if_due()
+        if cached is None or self.clock() >= cached.deadline:
+            return None
+        return cached
+
+    def stamp(self, scope: Mapping[str, Any] | None, actor: Actor | None = None) -> Stamp:
+        """Return who, where and when for an event of this connection, or of this program without one."""
+        worker = self.worker
+        context = outside(worker.id) if scope is None else context_of(scope, self.audit_policy, worker.id)
+        return worker.stamp(actor_of(scope, self.audit_policy, actor), context)
+
+    @contextmanager
+    def acting_as(self, actor: Actor) -> Iterator[None]:
+        """Name who acts in what follows, outside requests."""
+        token = acting.set(actor)
+        try:
+            yield
+        finally:
+            acting.reset(token)
+
+    async def get(self, session_id: str) -> SessionInfo | None:
+        """Return what is known of a session, or None if it is not alive.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        cached = await self._living(session_id)
+        return None if cached is None else info_of(cached.stored)
+
+    async def _living(self, session_id: str) -> Cached | None:
+        if not is_sid(session_id):
+            return None
+        cached = self.worker.cache.lookup(session_id, self.clock()) or await self.fetch(session_id)
+        if cached is None or cached.dead or cached.stored.snapshot.ended is not None:
+            return None
+        return cached
+
+    async def create(self, user_id: object = None, data: Mapping[str, Any] | None = None) -> NewSession:
+        """Create a session without a request, signed in if a user is given.
+
+        Raises:
+            InvalidUserId, CodecError, SessionTooLarge: nothing was written.
+            StoreUnavailable: the store did not take it.
+        """
+        await self.worker.ensure_open()
+        user = None if user_id is None else normalise_user_id(user_id)
+        detected = user is None and (found := detect(self.policy, data or {})) is not None
+        changes = self.worker.drafter.changes(Changes(set_=dict(data or {})))
+        sid = new_sid(secrets.choice(self.worker.store.shards), os.urandom(16))
+        token = mint(self.worker.keys, "cookie", self.cookie.name, sid, os.urandom(32))
+        control = control_text(self.worker.control.position)
+        event: Event
+        if user is None and not detected:
+            event = Created(set_=changes.set_, redacted=changes.redacted, secret=token.secret_hash, control=control)
+        else:
+            event = Authenticated(
+                set_=changes.set_, redacted=changes.redacted, secret=token.secret_hash, control=control,
+                user_id=user or str(found), detected=detected,
+            )  # fmt: skip
+        await self.worker.committer.append(sid, None, lambda _: event, self.stamp(None))
+        return NewSession(sid, token)
+
+    @asynccontextmanager
+    async def edit(self, session: Session | SessionInfo | str) -> AsyncIterator[dict[str, Any]]:
+        """Edit a session's data as a dict, in one attempt, committed at the end of the block.
+
+        Raises:
+            SessionConflict: somebody else changed one of the same keys meanwhile; nothing was written.
+            SessionEnded: the session is over.
+        """
+        sid = id_of(session)
+        cached = await self._living(sid)
+        if cached is None:
+            raise SessionEnded("logout")
+        before = cached.stored.snapshot.data
+        data: dict[str, Any] = loads(cached.stored.raw)
+        yield data
+        changes = self.worker.drafter.changes(diff(before, data))
+
+        def decide(snapshot: Snapshot | None) -> Event | None:
+            if snapshot is None:
+                return None
+            self._check_living(snapshot)
+            theirs = diff(before, snapshot.data)
+            mine = {*changes.set_, *changes.unset}
+            if both := sorted(mine & {*theirs.set_, *theirs.unset}):
+                raise SessionConflict(both)
+            return self._update_of(snapshot, changes)
+
+        stored = await self._append(cached, decide)
+        if isinstance(session, Session) and stored is not None:
+            session.rebased(stored)
+
+    async def update(self, session: Session | SessionInfo | str, change: Callable[[dict[str, Any]], R]) -> R:
+        """Apply a function to a session's data; it runs again on every conflict, so it must depend on the data alone.
+
+        For counters and stock: ``await manager.update(session, lambda data: data.update(n=data.get("n", 0) + 1))``.
+
+        Raises:
+            SessionEnded: the session is over.
+            StoreUnavailable: the store did not take it in time.
+        """
+        cached = await self._living(id_of(session))
+        if cached is None:
+            raise SessionEnded("logout")
+        results: list[R] = []
+
+        def decide(snapshot: Snapshot | None) -> Event | None:
+            if snapshot is None:
+                return None
+            self._check_living(snapshot)
+            data = loads(dumps(snapshot.data))
+            results.append(change(data))
+            return self._update_of(snapshot, self.worker.drafter.changes(diff(snapshot.data, data)))
+
+        stored = await self._append(cached, decide)
+        if isinstance(session, Session) and stored is not None:
+            session.rebased(stored)
+        return results[-1]
+
+    def _check_living(self, snapshot: Snapshot) -> None:
+        if snapshot.ended is not None:
+            raise SessionEnded(snapshot.ended)
+        if self.worker.cache.control.is_dead(snapshot):
+            raise SessionEnded("revoked")
+
+    def _update_of(self, snapshot: Snapshot, changes: Changes) -> Event | None:
+        left = rebase(changes, snapshot.data)
+        if not left.set_ and not left.unset:
+            return None
+        user = detect(self.policy, {**snapshot.data, **dict.fromkeys(left.unset), **left.set_})
+        if user not in (detect(self.policy, snapshot.data), snapshot.user_id):
+            raise Unsupported(
+                "changing the user of a session outside its request",
+                "use session.login(user_id) there, or manager.revoke(session)",
+            )
+        return Updated(set_=left.set_, unset=left.unset, redacted=left.redacted)
+
+    async def _append(self, cached: Cached, decide: Decide) -> Stored | None:
+        sid = cached.stored.snapshot.sid
+        return await self.worker.committer.append(sid, cached.stored, decide, self.stamp(None))
+
+    async def revoke(
+        self, session: Session | SessionInfo | str, *, reason: str = "", actor: Actor | None = None
+    ) -> bool:
+        """End a session, whoever holds it; return whether it was alive until now.
+
+        Raises:
+            StoreUnavailable: it is not known whether the session has ended; call again.
+        """
+        sid = id_of(session)
+        if not is_sid(sid):
+            return False
+        await self.worker.ensure_open()
+        stamp = self.stamp(None, actor)
+        return await self.worker.end(sid, "revoked", reason=reason, actor=stamp.actor, context=stamp.context)
+
+
+def id_of(session: Session | SessionInfo | str) -> str:
+    """Return the id of a session, given as itself, as its info or as its id.
+
+    Raises:
+        SessionEnded: the session was never committed.
+    """
+    if isinstance(session, str):
+        return session
+    if isinstance(session, Session):
+        found = None if session.base is None else session.base.snapshot.sid
+    else:
+        found = session.id
+    if found is None:
+        raise SessionEnded("logout")
+    return found

@@ -1,0 +1,311 @@
+"""One HTTP exchange or WebSocket and its session: loading it, committing what it asks for, and the cookie."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from typing import TYPE_CHECKING, Any, Final
+
+from evsession.cache import Cached
+from evsession.canonical import check_size, dumps
+from evsession.codec import Stored
+from evsession.errors import (
+    EvsessionError,
+    ResponseStarted,
+    SessionDetached,
+    SessionEnded,
+    SessionLimitReached,
+    StoreUnavailable,
+)
+from evsession.events import DEADLINES, Authenticated, Changes, Created, Ended, Event, Renewed, Updated
+from evsession.patience import RETRY_AFTER
+from evsession.plan import Login, Plan
+from evsession.session import Session
+from evsession.state import Snapshot, rebase
+from evsession.tokens import Ticket, Token, mint, new_sid, reissue
+from evsession.wire import control_text
+
+if TYPE_CHECKING:
+    from evsession.manager import SessionManager
+
+log = logging.getLogger("evsession.request")
+
+NO_COOKIE: Final = b""
+
+
+class Exchange:
+    """Binds a session to the connection that it was loaded for; ends with it."""
+
+    __slots__ = (
+        "cached", "control", "cookie", "is_over", "manager", "mends", "raw", "scope", "session", "source", "started",
+        "ticket",
+    )  # fmt: skip
+
+    def __init__(self, manager: SessionManager, scope: Any) -> None:
+        self.manager = manager
+        self.scope = scope
+        self.ticket: Ticket | None = None
+        """What the cookie says; None without a good one."""
+        self.raw = b""
+        """The cookie's value as it came."""
+        self.cached: Cached | None = None
+        """The session that the ticket names, as it was when the request began."""
+        self.control = manager.worker.control.position
+        """The control position that this worker had applied when the request began."""
+        self.cookie = NO_COOKIE
+        """The Set-Cookie value that the response is to carry."""
+        self.started = False
+        self.mends = False
+        self.is_over = False
+        self.source = "none"
+
+    # ── loading ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def serve(self) -> Session:
+        """Make the session of this request from what was found.
+
+        Without a session, or after one that expired, it is empty and a write begins a new one. After one that was
+        ended, or with a secret that a login replaced, it is empty and dead: its writes are dropped, so that no answer
+        to an old request can put its cookie in the place of a newer one.
+        """
+        policy = self.manager.policy
+        ticket, cached = self.ticket, self.cached
+        if cached is None or ticket is None or cached.stored.snapshot.ended in DEADLINES:
+            self.ticket = None
+            session = Session(policy)
+        else:
+            stored = cached.stored
+            snapshot = stored.snapshot
+            if cached.dead or snapshot.ended is not None or ticket.secret_hash not in snapshot.secrets:
+                session = Session(policy, is_dead=True)
+            else:
+                session = Session(policy, stored, cached.flat)
+        session._binding = self
+        session.stale = self.source == "stale"
+        self.session = session
+        return session
+
+    async def revalidate(self, session: Session) -> None:
+        """Bring the session to the newest state of the store; see `Session.revalidate`."""
+        self.check_open("revalidate")
+        if session.is_dead:
+            raise SessionEnded("logout")
+        if session.base is None:
+            return
+        cached = await self.manager.fetch(session.base.snapshot.sid, may_join=False)
+        if cached is None:
+            raise SessionEnded("absolute")
+        self._check_token(cached.stored.snapshot, dead=cached.dead)
+        session.rebased(cached.stored)
+
+    # ── committing ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def needs_cookie(self, operation: str) -> None:
+        """Raise if it is too late for a cookie."""
+        self.check_open(operation)
+        if self.started:
+            raise ResponseStarted(operation)
+
+    def check_open(self, operation: str) -> None:
+        """Raise if the request is over."""
+        if self.is_over:
+            raise SessionDetached(operation)
+
+    def close(self) -> None:
+        """Be over. Leaves no cycle, in which the cookie would stay in memory until the garbage collector came by.
+
+        Source: without cycles a cached read takes 10 % less (measured); the collector's runs come on top.
+        """
+        self.is_over = True
+        self.scope = None
+        del self.session
+
+    async def save(self, session: Session) -> None:
+        """Commit what the session asks for, and leave the cookie that the response must carry in `cookie`."""
+        self.check_open("save")
+        await self.commit(session.plan())
+
+    async def commit(self, plan: Plan) -> None:
+        """Commit a plan: at most one event, or two when a session ends and another begins.
+
+        Raises:
+            SessionEnded: the session, or the token that came with the request, is dead; nothing was written.
+            SessionLimitReached, SessionTooLarge, CodecError: nothing was written.
+            ResponseStarted: a session cannot begin any more; nothing was written.
+            StoreUnavailable: not within the commit time-out.
+        """
+        if not plan:
+            return
+        if self.source == "outage":
+            raise StoreUnavailable(RETRY_AFTER, "it was away when the request began")
+        session = self.session
+        try:
+            stored = await self._carry_out(plan)
+        except SessionEnded:
+            session.dropped(is_over=True)
+            if self.ticket is not None:  # not the cookie in which this very exchange ended the session
+                self.cookie = NO_COOKIE
+            if plan.end is None or plan.login is not None or plan.changes.set_:
+                raise
+            log.debug("a session that was to end was over already")
+        else:
+            session.committed(stored, plan)
+
+    async def _carry_out(self, plan: Plan) -> Stored | None:
+        session, worker = self.session, self.manager.worker
+        if session.is_dead and plan.login is None:
+            raise SessionEnded("logout")
+        await worker.ensure_open()
+        changes = worker.drafter.changes(plan.changes)
+        plan = Plan(end=plan.end, begins=plan.begins, changes=changes, login=plan.login, rotate=plan.rotate)
+        if not plan.begins:
+            return await self._change(session.base, plan)
+        if plan.end is not None and session.base is not None:
+            check_size(changes.set_, dumps(changes.set_), self.manager.policy)  # before the end, not after it
+            await self._end(session.base, plan)
+        if plan.login is None and not changes.set_:
+            return None
+        try:
+            return await self._begin(plan)
+        except EvsessionError:
+            if plan.end is not None:
+                session.dropped(is_over=True)
+            raise
+
+    async def _end(self, base: Stored, plan: Plan) -> None:
+        cause = plan.end or "logout"
+
+        def decide(snapshot: Snapshot | None) -> Event | None:
+            if snapshot is not None:
+                self._check_token(snapshot)
+            return Ended(cause=cause)
+
+        try:
+            await self.manager.worker.committer.append(base.snapshot.sid, base, decide, self._stamp(None))
+        except SessionEnded:
+            # Over already: a login goes on without it. Anything else is dropped, and the cookie that the browser has by
+            # now stays what it is.
+            if plan.login is None:
+                raise
+            return
+        if not self.started:
+            self.cookie = self.manager.renderer.clear()
+        self.ticket = None
+
+    async def _begin(self, plan: Plan) -> Stored:
+        if self.started:
+            raise ResponseStarted("a new session")
+        manager, login, changes = self.manager, plan.login, plan.changes
+        if login is None and not manager.may_create_anonymous():
+            raise SessionLimitReached(manager.policy.anonymous_per_second, "anonymous_per_second")
+        sid = new_sid(secrets.choice(manager.worker.store.shards), os.urandom(16))
+        token = self._new_token(sid)
+        event = self._first_event(login, changes, token)
+        stored = await manager.worker.committer.append(sid, None, lambda _: event, self._stamp(login))
+        if stored is None:  # the event was named, so it was appended
+            raise SessionEnded("logout")
+        manager.worker.counts.created += 1
+        self._hand_out(token, stored.snapshot)
+        return stored
+
+    def _first_event(self, login: Login | None, changes: Changes, token: Token) -> Event:
+        if login is not None:
+            return self._authenticated(login, changes, token)
+        return Created(
+            set_=changes.set_, redacted=changes.redacted, secret=token.secret_hash, control=self._control_text()
+        )
+
+    def _authenticated(self, login: Login, changes: Changes, token: Token) -> Event:
+        return Authenticated(
+            set_=changes.set_,
+            unset=changes.unset,
+            redacted=changes.redacted,
+            user_id=login.user_id,
+            secret=token.secret_hash,
+            control=self._control_text(),
+            names=login.names,
+            detected=login.detected,
+            facts=login.facts,
+        )
+
+    async def _change(self, base: Stored | None, plan: Plan) -> Stored | None:
+        if base is None:
+            return None
+        if self.started and plan.login is not None:
+            raise ResponseStarted("login")
+        manager, login = self.manager, plan.login
+        token = self._new_token(base.snapshot.sid) if login is not None or plan.rotate else None
+
+        def decide(snapshot: Snapshot | None) -> Event | None:
+            if snapshot is None:
+                return None
+            self._check_token(snapshot)
+            changes = plan.changes if snapshot is base.snapshot else rebase(plan.changes, snapshot.data)
+            if login is not None and token is not None:
+                return self._authenticated(login, changes, token)
+            if token is not None:
+                return Renewed(
+                    set_=changes.set_,
+                    unset=changes.unset,
+                    redacted=changes.redacted,
+                    secret=token.secret_hash,
+                    phase="rotated",
+                )
+            return _updated(changes)
+
+        absolute = manager.absolute_ms if login is not None else 0
+        stored = await manager.worker.committer.append(
+            base.snapshot.sid, base, decide, self._stamp(login), absolute=absolute
+        )
+        if stored is not None:
+            if token is not None:
+                self._hand_out(token, stored.snapshot)
+            elif not self.started:
+                self._fence(stored.snapshot.version)
+        return stored
+
+    def _check_token(self, snapshot: Snapshot, *, dead: bool | None = None) -> None:
+        if snapshot.ended is not None:
+            raise SessionEnded(snapshot.ended)
+        if self.ticket is None or self.ticket.secret_hash not in snapshot.secrets:
+            raise SessionEnded("logout")
+        if self.manager.worker.cache.control.is_dead(snapshot) if dead is None else dead:
+            raise SessionEnded("revoked")
+
+    def _control_text(self) -> str:
+        return control_text(self.control)
+
+    def _stamp(self, login: Login | None) -> Any:
+        actor = login.actor if login is not None else None
+        return self.manager.stamp(self.scope, actor)
+
+    # ── the cookie ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _new_token(self, sid: str) -> Token:
+        return mint(self.manager.worker.keys, "cookie", self.manager.cookie.name, sid, os.urandom(32))
+
+    def _hand_out(self, token: Token, snapshot: Snapshot) -> None:
+        self.ticket = Ticket(token.sid, token.secret_hash, snapshot.version, True)
+        self.raw = token.value.encode()
+        self.cookie = self.manager.set_cookie(token.fenced(snapshot.version))
+
+    def _fence(self, version: int) -> None:
+        """Give the client the version that it must see from now on."""
+        value, ticket = self.raw.partition(b"~")[0].decode(), self.ticket
+        if ticket is not None and not ticket.current_key:
+            token = reissue(self.manager.worker.keys, "cookie", self.manager.cookie.name, self.raw)
+            value = token.value if token is not None else value
+        self.cookie = self.manager.set_cookie(f"{value}~{version}")
+
+    def mend(self) -> None:
+        """Correct a fence that named a version which does not exist any more."""
+        base = self.session.base
+        if self.mends and base is not None and not self.cookie:
+            self._fence(base.snapshot.version)
+
+
+def _updated(changes: Changes) -> Updated | None:
+    if not changes.set_ and not changes.unset:
+        return None
+    return Updated(set_=changes.set_, unset=changes.unset, redacted=changes.redacted)

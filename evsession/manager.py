@@ -1,0 +1,276 @@
+"""SessionManager: the one meeting place of policies, store, cache and requests."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any, Final, Self
+
+from evsession.audit import Audit
+from evsession.cache import Cached, CacheStats
+from evsession.config import AuditPolicy, CachePolicy, CookiePolicy, SessionPolicy, StorePolicy
+from evsession.cookies import CookieRenderer
+from evsession.desk import Desk
+from evsession.errors import ConfigError, StoreUnavailable, Unsupported
+from evsession.keys import Keyring, Secret
+from evsession.store import Store
+from evsession.stores import open_store
+from evsession.stores.memory import MemoryStore
+from evsession.tokens import Ticket, parse
+from evsession.worker import Counts, Worker, local_clock, milliseconds
+
+log = logging.getLogger("evsession.manager")
+
+MAX_MEMO: Final = 50_000
+"""Checked cookies that are remembered, by digest: as many as sessions are cached by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether this worker can serve, and what keeps it from it."""
+
+    ready: bool
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What this worker did since it was started."""
+
+    worker: str
+    entries: int
+    bytes: int
+    cache: CacheStats
+    counts: Counts
+    conflicts: int
+    retries: int
+
+
+class SessionManager(Desk):
+    """Sessions for one application in one process.
+
+    Without a store sessions live in this process's memory, under a key made for it. Use it as ``async with manager:``
+    or give it to `SessionMiddleware`, which starts and stops it.
+
+    Raises:
+        ConfigError: settings contradict each other; the text names the fix.
+    """
+
+    def __init__(
+        self,
+        store: Store | None = None,
+        *,
+        secret_key: Secret | Sequence[Secret] | None = None,
+        namespace: str = "evsession",
+        application: str | None = None,
+        policy: SessionPolicy | None = None,
+        cookie: CookiePolicy | None = None,
+        cache: CachePolicy | None = None,
+        audit: AuditPolicy | None = None,
+        patience: StorePolicy | None = None,
+        allowed_origins: Sequence[str] = (),
+        clock: Callable[[], float] = local_clock,
+    ) -> None:
+        home: Store = MemoryStore() if store is None else store
+        if secret_key is None:
+            if home.is_remote:
+                msg = (
+                    "secret_key= is required for a shared store; make one with"
+                    " python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+                )
+                raise ConfigError(msg)
+            secret_key = secrets.token_urlsafe(32)
+        policy, cookie, audit, cache = (
+            policy or SessionPolicy(),
+            cookie or CookiePolicy(),
+            audit or AuditPolicy(),
+            cache or CachePolicy(),
+        )
+        if policy.renew_after is not None or policy.max_sessions is not None:
+            raise Unsupported("renew_after= and max_sessions=", "leave both at None: this version has neither yet")
+        keys = Keyring(secret_key, namespace=namespace, audit_key=audit.key)
+        worker = Worker(
+            home,
+            keys,
+            application=application or namespace,
+            session=policy,
+            cache=cache,
+            audit=audit,
+            patience=patience or StorePolicy(),
+            clock=clock,
+        )
+        super().__init__(worker, policy, cookie, audit)
+        self.cache_policy = cache
+        self.allowed_origins = tuple(allowed_origins)
+        self.renderer = CookieRenderer(self.cookie)
+        self.cookie_name = self.cookie.name.encode()
+        self.absolute_ms = milliseconds(self.policy.absolute_timeout.total_seconds())
+        self.audit = Audit(self.worker)
+        self._memo: dict[bytes, Ticket | None] = {}
+        self._tokens_left = float(self.policy.anonymous_per_second)
+        self._refilled_at = clock()
+        self._has_warned = False
+
+    @classmethod
+    def from_url(
+        cls, url: str, *, namespace: str = "evsession", patience: StorePolicy | None = None, **options: Any
+    ) -> Self:
+        """Return a manager on ``memory://``, ``embedded://[directory]``, ``redis://``, ``rediss://`` or ``unix://``.
+
+        `options` are those of the constructor.
+
+        Raises:
+            ConfigError: the URL has another scheme, or a setting is wrong; the text names the fix.
+        """
+        store, own_key = open_store(url, namespace=namespace, policy=patience)
+        if own_key is not None:
+            options.setdefault("secret_key", own_key)
+        return cls(store, namespace=namespace, patience=patience, **options)
+
+    @classmethod
+    def from_env(cls, prefix: str = "EVSESSION_", **options: Any) -> Self:
+        """Return a manager from ``EVSESSION_URL``, ``EVSESSION_NAMESPACE`` and ``EVSESSION_SECRET_KEY``.
+
+        Several secret keys are separated by spaces, the one that signs first.
+
+        Raises:
+            ConfigError: no URL is set, or a setting is wrong.
+        """
+        url = os.environ.get(f"{prefix}URL")
+        if url is None:
+            msg = f"the environment has no {prefix}URL; set it, for example {prefix}URL=redis://localhost:6379/0"
+            raise ConfigError(msg)
+        if namespace := os.environ.get(f"{prefix}NAMESPACE"):
+            options.setdefault("namespace", namespace)
+        if keys := os.environ.get(f"{prefix}SECRET_KEY", "").split():
+            options.setdefault("secret_key", keys)
+        return cls.from_url(url, **options)
+
+    # ── its life ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Open the store. An outage is no error here: the worker keeps trying, and `health` tells.
+
+        Raises:
+            ConfigError: the namespace belongs to another application or other keys.
+        """
+        try:
+            await self.worker.ensure_open()
+            await self.worker.replica.ensure_lease(self.worker.store.shards[0])
+        except StoreUnavailable as error:
+            self.worker.problem = error
+        except ConfigError:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """End the background work and close the store; the manager can be started again, as a new worker."""
+        await self.worker.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def health(self) -> Health:
+        """Return whether this worker can prove what it serves."""
+        problems = []
+        try:
+            await self.worker.ensure_open()
+            await self.worker.replica.ensure_lease(self.worker.store.shards[0])
+        except (StoreUnavailable, ConfigError) as error:
+            problems.append(str(error))
+        return Health(not problems, tuple(problems))
+
+    def stats(self) -> Stats:
+        """Return what this worker did since it was started."""
+        worker = self.worker
+        cache, committer = worker.cache, worker.committer
+        return Stats(
+            worker=worker.id,
+            entries=len(cache),
+            bytes=cache.bytes,
+            cache=replace(cache.stats),
+            counts=replace(worker.counts),
+            conflicts=committer.conflicts,
+            retries=committer.retries,
+        )
+
+    async def sweep(self) -> int:
+        """End the sessions whose deadline has passed now, and return how many; background work does so every second.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        await self.worker.ensure_open()
+        return await self.worker.sweep()
+
+    # ── what the middleware calls ────────────────────────────────────────────────────────────────────────────────────
+
+    def ticket(self, raw: bytes) -> Ticket | None:
+        """Return what a cookie's value says; the memo is keyed by its digest, so that no token stays in memory."""
+        digest = blake2b(raw, digest_size=16).digest()
+        try:
+            return self._memo[digest]
+        except KeyError:
+            if len(self._memo) >= MAX_MEMO:
+                self._memo.clear()
+            ticket = self._memo[digest] = parse(self.worker.keys, "cookie", self.cookie.name, raw)
+            return ticket
+
+    async def touch(self, cached: Cached) -> None:
+        """Move the idle deadline of a session that was used."""
+        worker = self.worker
+        sent_at = self.clock()
+        reply = await worker.store.touch(cached.stored.snapshot.sid, worker.idle_ms)
+        worker.counts.touches += 1
+        if reply.deadlines is not None:
+            cached.deadline = max(cached.deadline, sent_at + (min(reply.deadlines) - reply.now) / 1000)
+
+    def slide(self, cached: Cached, *, is_passive: bool) -> None:
+        """Keep a used session alive: a touch in the background, at most once in a tenth of the idle timeout."""
+        if is_passive:
+            return
+        now, idle = self.clock(), self.worker.idle_ms / 1000
+        is_fresh = cached.touch_at == 0.0 and cached.deadline - now > 0.9 * idle
+        cached.touch_at = now + idle / 10
+        if not (is_fresh or cached.dead or cached.stored.snapshot.ended is not None):
+            self.worker.spawn_or_run(self._touch_quietly(cached))
+
+    async def _touch_quietly(self, cached: Cached) -> None:
+        try:
+            await self.touch(cached)
+        except StoreUnavailable as error:
+            log.debug("a touch failed and is left to the next request: %s", error)
+
+    def warn_about_insecure(self, scope: Mapping[str, Any]) -> None:
+        """Say once that a Secure cookie leaves over plain http, where browsers other than on localhost drop it."""
+        if self._has_warned or not self.cookie.secure or scope.get("scheme") not in ("http", "ws"):
+            return
+        host = next((value for name, value in scope["headers"] if name == b"host"), b"").partition(b":")[0]
+        if host in (b"localhost", b"127.0.0.1", b"testserver"):
+            self._has_warned = True
+            log.warning(
+                "the Secure cookie %r leaves over plain http, and clients may drop it;"
+                " for development use cookie=CookiePolicy.for_localhost()", self.cookie.name,
+            )  # fmt: skip
+
+    def set_cookie(self, value: str) -> bytes:
+        """Return the Set-Cookie value that hands out a token."""
+        return self.renderer.set(value, self.policy.absolute_timeout if self.cookie.persistent else None)
+
+    def may_create_anonymous(self) -> bool:
+        """Take one of the anonymous sessions that this worker may create in a second; False when none is left."""
+        now, rate = self.clock(), self.policy.anonymous_per_second
+        self._tokens_left = min(rate, self._tokens_left + (now - self._refilled_at) * rate)
+        self._refilled_at = now
+        if self._tokens_left < 1:
+            return False
+        self._tokens_left -= 1
+        return True

@@ -1,0 +1,151 @@
+"""What an event says of where and by whom it was made, and what never reaches a log line."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from starlette.requests import HTTPConnection
+
+from evsession import Actor, AuditPolicy, RecordedEvent, Session
+from tests.integration.apps import Browser, app_of, in_memory
+
+RAW = "".join(chr(code) for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029))
+"""Every control character and line separator."""
+
+
+async def _event(audit: AuditPolicy | None = None, **scope: Any) -> RecordedEvent:
+    manager, browser = in_memory(audit=audit), Browser()
+    await browser.visit(app_of(manager), lambda session: session.update(n=1), **scope)
+    (event,) = await manager.audit.history(browser.session_id)
+    return event
+
+
+async def test_an_event_names_the_route_and_never_the_path() -> None:
+    """Paths hold ids, and whatever a client writes."""
+    event = await _event(path="/orders/4711", query_string=b"card=4111")
+    assert event.context["route"] == "/{path}"
+    assert event.context["method"] == "GET"
+    assert "4711" not in str(event.context)
+    assert set(event.context) == {"worker", "method", "route", "address"}
+
+
+@pytest.mark.parametrize(
+    ("client", "truncated"),
+    [
+        ("203.0.113.77", "203.0.113.0"),
+        ("2001:db8:1234:5678::1", "2001:db8:1234::"),
+        ("::ffff:203.0.113.77", "203.0.113.0"),
+        ("fe80::1%eth0", "fe80::"),
+        ("testclient", None),
+        (None, None),
+    ],
+)
+async def test_the_address_is_cut_to_a_network(client: str | None, truncated: str | None) -> None:
+    """Enough to tell places, not people; a client without an address has none."""
+    event = await _event(client=None if client is None else (client, 1))
+    assert event.context.get("address") == truncated
+
+
+@pytest.mark.parametrize(("policy", "expected"), [("full", "203.0.113.77"), ("none", None)])
+async def test_the_policy_says_how_much_of_the_address(policy: Any, expected: str | None) -> None:
+    """All of it, or nothing."""
+    assert (await _event(AuditPolicy(address=policy))).context.get("address") == expected
+
+
+@pytest.mark.parametrize("header", [b"x-forwarded-for", b"forwarded", b"x-real-ip", b"true-client-ip"])
+async def test_no_header_tells_the_address(header: bytes) -> None:
+    """Anybody can send one."""
+    event = await _event(AuditPolicy(address="full"), headers=[(header, b"198.51.100.1")])
+    assert event.context["address"] == "203.0.113.77"
+
+
+async def test_ids_that_a_client_sent_are_marked_as_claimed() -> None:
+    """And only kept where the policy asks for them; long ones are cut."""
+    headers = [(b"x-request-id", b"r" * 300 + b"\x1b[31m"), (b"traceparent", b"00-abc-def-01")]
+    event = await _event(AuditPolicy(request_ids=True), headers=headers)
+    assert event.context["claimed"] == {"request_id": "r" * 256, "traceparent": "00-abc-def-01"}
+    assert "claimed" not in (await _event(headers=headers)).context
+    assert "claimed" not in (await _event(AuditPolicy(request_ids=True))).context
+
+
+async def test_the_application_adds_its_own_facts_and_actor() -> None:
+    """From the connection."""
+    policy = AuditPolicy(
+        context=lambda connection: {"tenant": connection.headers["x-tenant"]},
+        actor=lambda connection: Actor.service(connection.headers["x-tenant"]),
+    )
+    event = await _event(policy, headers=[(b"x-tenant", b"acme")])
+    assert event.context["tenant"] == "acme"
+    assert event.actor == Actor.service("acme")
+
+
+def _raise(connection: HTTPConnection) -> Any:
+    raise LookupError(connection.headers["x-evil"])
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        AuditPolicy(context=_raise),
+        AuditPolicy(actor=_raise),
+        AuditPolicy(context=lambda _: 1),  # type: ignore[arg-type,return-value]
+        AuditPolicy(context=lambda _: {"a": object()}),
+        AuditPolicy(context=lambda _: {"a": "x" * 5_000}),
+        AuditPolicy(actor=lambda _: "joe"),
+    ],
+)
+async def test_a_provider_that_fails_breaks_nothing(policy: AuditPolicy, caplog: pytest.LogCaptureFixture) -> None:
+    """The event goes without; the log says so once, in one line without control characters."""
+    evil = "\x1b[31m\x85\x7f".encode("latin-1")
+    event = await _event(policy, headers=[(b"x-evil", evil)])
+    assert (event.set, event.actor) == ({"n": 1}, None)
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    _check_lines(caplog)
+
+
+def _check_lines(caplog: pytest.LogCaptureFixture) -> None:
+    for record in caplog.records:
+        message = record.getMessage()
+        assert message.isprintable(), ascii(message)
+
+
+async def test_a_login_can_say_who_did_it() -> None:
+    """It counts more than what the policy finds."""
+    manager = in_memory(audit=AuditPolicy(actor=lambda _: Actor.user("policy")))
+    browser = Browser()
+    await browser.visit(app_of(manager), lambda session: session.login(42, actor=Actor.admin("joe")))
+    (event,) = await manager.audit.history(browser.session_id)
+    assert event.actor == Actor.admin("joe")
+
+
+async def test_names_of_keys_never_break_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever is in them: in the debug line, in a warning of dropped changes, and in errors."""
+    caplog.set_level(logging.DEBUG)
+    manager = in_memory()
+    app, browser = app_of(manager), Browser()
+    await browser.visit(app, lambda session: session.update({f"a{RAW}": 1, "\x7f": 2, "é\U0001f600": 3}))
+
+    async def act(session: Session) -> None:
+        await manager.revoke(session)
+        session[f"b{RAW}"] = 1
+
+    await browser.visit(app, act, headers=[(b"user-agent", RAW.encode()), (b"x-request-id", RAW.encode())])
+    await browser.visit(app, path=f"/{RAW}")
+    assert sum(record.levelno == logging.WARNING for record in caplog.records) == 1
+    _check_lines(caplog)
+
+
+async def test_what_clients_send_never_breaks_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Cookies, origins, hosts and paths."""
+    caplog.set_level(logging.DEBUG)
+    manager = in_memory()
+    raw = RAW.encode()
+    browser = Browser(f"{'0' * 24}{RAW}")
+    app = app_of(manager)
+
+    await browser.visit(app, headers=[(b"cookie", b"__Host-session=" + raw), (b"origin", raw), (b"host", raw)])
+    await Browser(scheme="http", host="localhost").visit(app, lambda session: session.update(a=1), path=f"/{RAW}")
+    _check_lines(caplog)
