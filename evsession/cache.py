@@ -186,16 +186,11 @@ class Cache:
 
     def lookup(self, sid: str, now: float) -> Cached | None:
         """Return a session that may be served at this moment; None calls for a fill."""
-        # Every request comes through here, so what `_is_usable` asks is written out.
         cached = self._entries.get(sid)
-        if cached is None or now >= cached.deadline or now >= cached.proven_until:
+        if cached is None or now >= cached.view.serve_until or now >= cached.proven_until:
             return None
-        view = cached.view
-        if now >= view.serve_until or cached.generation != view.generation:
+        if not self._is_usable(cached, now):
             return None
-        if cached.epoch != self.control.epoch:
-            self.judge(cached)
-        cached.used = True
         self.stats.hits += 1
         return cached
 

@@ -20,7 +20,7 @@ from evsession.config import SessionPolicy
 from evsession.errors import CodecError, InvalidUserId, ResponseStarted, SessionDetached
 from evsession.events import Actor, Changes
 from evsession.info import info_of
-from evsession.plan import Login, Plan, detect, user_keys
+from evsession.plan import Login, Plan, detect, names_user, user_keys
 from evsession.session import Session
 from evsession.state import Snapshot
 from evsession.tokens import is_sid
@@ -668,3 +668,10 @@ def test_info_of_a_session_that_does_not_exist_yet() -> None:
 def test_an_id_has_one_form(text: str, expected: bool) -> None:
     """What has not is nobody's, and is never looked up."""
     assert is_sid(text) == expected
+
+
+def test_only_changes_of_a_users_key_can_name_another_user() -> None:
+    """A function may look at anything, so after it every change is looked at."""
+    cart, user, gone = Changes(set_={"cart": 1}), Changes(set_={"user_id": "1"}), Changes(unset=("user_id",))
+    assert [names_user(SessionPolicy(), changes) for changes in (cart, user, gone)] == [False, True, True]
+    assert names_user(SessionPolicy(user_key=lambda data: data.get("cart")), cart)
