@@ -41,6 +41,7 @@ class Committer:
         self._clock = clock
         self._patience = patience
         self._turns: dict[str, deque[anyio.Event]] = {}
+        self.appended = 0
         self.conflicts = 0
         self.retries = 0
 
@@ -130,6 +131,7 @@ class Committer:
             self._replica.cache.abandon(flight)
             raise
         self._replica.settle(flight, stored, sent_at, reply.now)
+        self.appended += reply.status == "ok"
         return reply, stored
 
     def _stored(self, draft: Draft, reply: CommitReply) -> Stored | None:

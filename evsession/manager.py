@@ -197,7 +197,7 @@ class SessionManager(Desk):
             entries=len(cache),
             bytes=cache.bytes,
             cache=replace(cache.stats),
-            counts=replace(worker.counts),
+            counts=replace(worker.counts, commits=committer.appended),
             conflicts=committer.conflicts,
             retries=committer.retries,
         )
