@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Final, Self
@@ -177,6 +178,28 @@ class SessionManager(Desk):
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Self]:
+        """Open the store to read the audit trail without being a worker: no heartbeat, record, sweep or subscription.
+
+        For programs that look on, such as the command line. Only `audit` is of use within; a manager that is started
+        already goes on as it is.
+
+        Raises:
+            ConfigError: nothing was ever written under this namespace, or under other keys.
+            StoreUnavailable: the store did not answer.
+        """
+        if self.worker.is_started:
+            yield self
+            return
+        self.worker.is_reader = True
+        try:
+            await self.worker.ensure_open()
+            yield self
+        finally:
+            await self.stop()
+            self.worker.is_reader = False
 
     async def health(self) -> Health:
         """Return whether this worker can prove what it serves."""

@@ -84,6 +84,8 @@ class Worker:
         self.clock = clock
         self.counts = Counts()
         self.idle_ms = milliseconds(session.idle_timeout.total_seconds())
+        self.is_reader = False
+        """Whether it only reads: it then writes no record, sends no heartbeat, sweeps nothing and follows no feed."""
         self._application = application
         self._patience = patience
         self._cache_policy = cache
@@ -118,6 +120,11 @@ class Worker:
 
     # ── opening and closing ──────────────────────────────────────────────────────────────────────────────────────────
 
+    @property
+    def is_started(self) -> bool:
+        """Whether some event loop has opened it."""
+        return self._loop is not None
+
     async def ensure_open(self) -> None:
         """Have the store open in this event loop.
 
@@ -134,14 +141,13 @@ class Worker:
         if not self._is_open:
             async with self._gate:
                 if not self._is_open:
-                    await self._check_meta()
-                    await self.store.advise()
+                    await (self._check_known() if self.is_reader else self._check_meta())
                     self._is_open = True
 
     async def _begin(self) -> None:
         bound = self._cache_policy.max_staleness + self._cache_policy.stale_for
         await self.store.open(self.id, milliseconds(bound.total_seconds()), self.replica)
-        if self.store.is_remote:
+        if self.store.is_remote and not self.is_reader:
             self.replica.wake = self._due.set
             self.spawn(self._keep_in_step(), "heartbeat")
             self.spawn(self._keep_swept(), "sweeper")
@@ -150,6 +156,19 @@ class Worker:
         known = await self.store.claim({"format": str(FORMAT), "application": self._application})
         check_meta(known, self._application, self.keys)
         await self.store.claim({f"key:{fingerprint}": "1" for fingerprint in self.keys.fingerprints()})
+        await self.store.advise()
+
+    async def _check_known(self) -> None:
+        """Raise unless there is something to read, and leave no trace."""
+        known = await self.store.claim({})
+        if known:
+            check_meta(known, known["application"], self.keys)
+        elif self.store.is_remote:
+            msg = (
+                "nothing was ever written under this namespace on this server;"
+                " give the URL and the namespace= of the application that is to be looked at"
+            )
+            raise ConfigError(msg)
 
     async def close(self) -> None:
         """End the background work and close the store."""

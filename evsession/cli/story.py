@@ -13,7 +13,7 @@ from typing import Any, Final
 import httpx
 from rich.table import Table
 
-from evsession.cli.history import history_table, plain
+from evsession.cli.rendering import history_table, plain
 from evsession.events import RecordedEvent
 from evsession.manager import SessionManager
 from evsession.state import Snapshot, fold

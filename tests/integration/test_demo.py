@@ -178,7 +178,7 @@ async def test_history_is_printed(server: Server) -> None:
 @pytest.mark.parametrize(
     ("session", "url", "says"),
     [
-        ("00" + "A" * 22, "", "has no EVSESSION_URL; set it"),
+        ("00" + "A" * 22, "", "or set EVSESSION_URL"),
         ("00" + "A" * 22, "memory://", "has no events of session"),
         ("00" + "A" * 22 + "." + "A" * 43, "memory://", "pass the public id"),
     ],

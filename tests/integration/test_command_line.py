@@ -1,0 +1,139 @@
+"""How the commands find their manager, read without a trace, and say what they cannot do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import anyio.to_thread
+import pytest
+from typer.testing import CliRunner, Result
+
+from evsession import SessionManager
+from evsession.cli.app import app
+from tests.servers import Server
+
+KEY = "a-secret-key-for-tests-32-characters"
+NOBODY = "00" + "A" * 22
+
+
+async def command(*arguments: str, **environment: str) -> Result:
+    """Return what a command did, run as in a process of its own: in a thread without an event loop."""
+    bare = {"EVSESSION_URL": "", "EVSESSION_NAMESPACE": "", "EVSESSION_SECRET_KEY": "", "EVSESSION_APP": ""}
+    names: dict[str, str | None] = {name: value or None for name, value in (bare | environment).items()}
+    return await anyio.to_thread.run_sync(lambda: CliRunner().invoke(app, list(arguments), env=names))
+
+
+def settings(server: Server, namespace: str = "cli") -> dict[str, str]:
+    """Return the environment that names a store on a server."""
+    return {"EVSESSION_URL": server.url, "EVSESSION_SECRET_KEY": KEY, "EVSESSION_NAMESPACE": namespace}
+
+
+@pytest.fixture
+async def manager(server: Server) -> AsyncIterator[SessionManager]:
+    """Return a manager whose worker runs beside the commands."""
+    async with SessionManager.from_url(server.url, secret_key=KEY, namespace="cli") as manager:
+        yield manager
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server) -> Iterator[str]:
+    """Return the name of an application's module in the working directory, with a manager in it."""
+    name = f"shop_{uuid4().hex}"
+    (tmp_path / f"{name}.py").write_text(
+        "from evsession import SessionManager\n"
+        f"manager = SessionManager.from_url({server.url!r}, secret_key={KEY!r}, namespace='cli')\n"
+        "def make():\n    return manager\n"
+        "class Sessions:\n    manager = manager\n"
+        "number = 1\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    yield name
+    sys.path[:] = path
+
+
+@pytest.mark.parametrize("path", ["manager", "make", "Sessions.manager"])
+async def test_the_manager_of_an_application_is_found(manager: SessionManager, module: str, path: str) -> None:
+    """By the module in the working directory and its name there, a function that makes it, or a member."""
+    session = await manager.create(user_id="ada")
+    done = await command("history", session.id, "--json", "--app", f"{module}:{path}")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["user_id"] == "ada"
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("{}", "write it like shop.main:manager"),
+        ("{}:", "write it like shop.main:manager"),
+        ("{}:nothing", "there is no 'nothing'"),
+        ("{}:number", "name a SessionManager"),
+        ("no_such_module:manager", "cannot be imported"),
+    ],
+)
+async def test_an_application_that_is_not_found_is_said(module: str, path: str, says: str) -> None:
+    """In one line with the way out, and exit code 1."""
+    done = await command("history", NOBODY, "--app", path.format(module))
+    assert done.exit_code == 1
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+async def test_without_a_store_the_fix_is_named() -> None:
+    """Both ways."""
+    done = await command("history", NOBODY)
+    assert done.exit_code == 1
+    assert "pass --app module:manager, or set EVSESSION_URL" in done.stderr
+
+
+async def test_a_server_that_is_away_is_said(server: Server) -> None:
+    """And not waited for."""
+    server.kill()
+    done = await command("history", NOBODY, **settings(server))
+    assert done.exit_code == 1
+    assert "the session store is unavailable" in done.stderr
+
+
+async def test_another_key_or_namespace_is_said(manager: SessionManager, server: Server) -> None:
+    """Neither is taken for an empty log."""
+    wrong = await command("history", NOBODY, **settings(server) | {"EVSESSION_SECRET_KEY": KEY[::-1]})
+    assert wrong.exit_code == 1
+    assert "none of the secret keys given" in wrong.stderr
+    unknown = await command("history", NOBODY, **settings(server, "nobodys"))
+    assert unknown.exit_code == 1
+    assert "nothing was ever written under this namespace" in unknown.stderr
+
+
+async def test_reading_leaves_no_trace(manager: SessionManager, server: Server) -> None:
+    """No record that a receipt would wait for, no subscription, no key; not even under a namespace that is unused."""
+    session = await manager.create(user_id="ada")
+    (record,) = await manager.worker.store.records("00")
+    keys = sorted(server.cli("KEYS", "*"))
+    assert (await command("history", session.id, **settings(server))).exit_code == 0
+    assert list(await manager.worker.store.records("00")) == [record]
+    assert list(await manager.worker.store.records("ctl")) == [record]
+    await command("history", session.id, **settings(server, "nobodys"))
+    assert sorted(server.cli("KEYS", "*")) == keys
+
+
+async def test_a_started_manager_goes_on_when_its_reading_ends(manager: SessionManager) -> None:
+    """`reading` closes only what it opened."""
+    session = await manager.create(user_id="ada")
+    async with manager.reading() as same:
+        assert same is manager
+    assert await manager.get(session.id) is not None
+    assert (await manager.health()).ready
+
+
+async def test_a_manager_that_has_read_can_start_as_a_worker(server: Server, manager: SessionManager) -> None:
+    """Reading is over when its block is."""
+    session = await manager.create(user_id="ada")
+    other = SessionManager.from_url(server.url, secret_key=KEY, namespace="cli")
+    async with other.reading():
+        assert len(await other.audit.history(session.id)) == 1
+    async with other:
+        assert len(await manager.worker.store.records("00")) == 2
