@@ -89,6 +89,18 @@ class TouchReply(NamedTuple):
     deadlines: tuple[int, int] | None
 
 
+class Turn(NamedTuple):
+    """The right to do a background job of one shard, and what its last holder left.
+
+    `fence` grows with every change of the holder, so that one who was paused and comes back late can be told from the
+    one who holds the turn now. `checkpoint` is empty before the first; `end` is the log's end.
+    """
+
+    fence: int
+    checkpoint: bytes
+    end: Position
+
+
 class FeedListener(Protocol):
     """Who is told of what the feed brings, in the order of the log, always in the event loop's thread."""
 
@@ -147,7 +159,25 @@ class Store(Protocol):
         """Bring the expiry index in line with a session's header, or drop it there if it has none."""
 
     async def trim(self, shard: str, keep: int) -> int:
-        """Remove the entries older than `keep` ms, never the last one; return how many went."""
+        """Remove the entries older than `keep` ms; return how many went.
+
+        The last one stays, and where there is an archive, the one at its checkpoint and all that follow.
+        """
+
+    async def take_turn(self, shard: str, job: str, holder: str, length: int) -> Turn | None:
+        """Take or keep the turn at a job for `length` ms; None while another holder has it."""
+
+    async def give_turn(self, shard: str, job: str, holder: str, fence: int) -> None:
+        """Let another take the turn at once, if it still is this one's."""
+
+    async def advance(self, shard: str, job: str, holder: str, fence: int, checkpoint: bytes) -> bool:
+        """Leave a checkpoint for the next holder of the turn; False, and nothing done, if another has taken it since.
+
+        The checkpoint of ``"archive"`` begins with the id of the last entry that is safe, and a space: see `trim`.
+        """
+
+    async def checkpoint(self, shard: str, job: str) -> bytes:
+        """Return what the job's last holder left; nothing before the first."""
 
     async def records(self, shard: str) -> Mapping[str, bytes]:
         """Return the record that each worker's last heartbeat left: ``position time bound``, times in ms."""

@@ -15,13 +15,14 @@ from typing import Final
 
 from evsession.codec import HEADER_LENGTH, PREFIX_LENGTH
 from evsession.errors import ConfigError
-from evsession.store import EVENT_KEY, Commit, CommitReply, CommitStatus, FeedListener, FillReply, TouchReply
+from evsession.store import EVENT_KEY, Commit, CommitReply, CommitStatus, FeedListener, FillReply, TouchReply, Turn
 from evsession.stores.shard import (
     ABSOLUTE,
     AUTHENTICATED,
     CREATED,
     HEAD,
     IDLE,
+    Held,
     Shard,
     deadlines_of,
     has_ended,
@@ -179,6 +180,26 @@ class MemoryStore:
 
     async def trim(self, shard: str, keep: int) -> int:
         return self._shard(shard).trim((self._clock() - keep, 0))
+
+    async def take_turn(self, shard: str, job: str, holder: str, length: int) -> Turn | None:
+        home = self._shard(shard)
+        fence = home.take(job, holder, self._clock(), length)
+        return None if fence is None else Turn(fence, home.checkpoints.get(job, b""), home.end)
+
+    async def give_turn(self, shard: str, job: str, holder: str, fence: int) -> None:
+        home = self._shard(shard)
+        if home.holds(job, holder, fence):
+            home.turns[job] = Held("", fence, 0)
+
+    async def advance(self, shard: str, job: str, holder: str, fence: int, checkpoint: bytes) -> bool:
+        home = self._shard(shard)
+        if not home.holds(job, holder, fence):
+            return False
+        home.checkpoints[job] = checkpoint
+        return True
+
+    async def checkpoint(self, shard: str, job: str) -> bytes:
+        return self._shard(shard).checkpoints.get(job, b"")
 
     async def records(self, shard: str) -> Mapping[str, bytes]:
         return dict(self._shard(shard).workers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 from operator import attrgetter
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from evsession.chain import ENDED
 from evsession.stores.deadlines import Deadlines
@@ -20,6 +20,14 @@ CREATED, AUTHENTICATED, IDLE, ABSOLUTE, LAST = (
 )  # fmt: skip
 
 
+class Held(NamedTuple):
+    """Who has the turn at a background job, and until when in ms."""
+
+    holder: str
+    fence: int
+    until: int
+
+
 class Shard:
     """What lies under one hash tag: log, snapshots, expiry index and the records of workers."""
 
@@ -30,6 +38,8 @@ class Shard:
         self.expiry = Deadlines()
         self.lapses = Deadlines()
         self.workers: dict[str, bytes] = {}
+        self.turns: dict[str, Held] = {}
+        self.checkpoints: dict[str, bytes] = {}
 
     # ── the log ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -69,10 +79,28 @@ class Shard:
         return "trimmed" if self.log and position.id < self.log[0].id else "fork"
 
     def trim(self, horizon: StreamId) -> int:
-        """Remove the entries before an id, never the last one; return how many went."""
-        went = self.index(min(horizon, self.end.id))
+        """Remove the entries before an id, never the last one nor what no archive has; return how many went."""
+        archived = self.checkpoints.get("archive")
+        safe = self.end.id if archived is None else parse_id(archived.partition(b" ")[0])
+        went = self.index(min(horizon, self.end.id, safe))
         del self.log[:went]
         return went
+
+    # ── turns at background jobs ─────────────────────────────────────────────────────────────────────────────────────
+
+    def take(self, job: str, holder: str, now: int, length: int) -> int | None:
+        """Take or keep the turn at a job and return its fencing number; None while another has it."""
+        held = self.turns.get(job, Held("", 0, 0))
+        if held.holder != holder and now < held.until:
+            return None
+        fence = held.fence + (held.holder != holder)
+        self.turns[job] = Held(holder, fence, now + length)
+        return fence
+
+    def holds(self, job: str, holder: str, fence: int) -> bool:
+        """Tell whether nobody else has taken the turn since."""
+        held = self.turns.get(job)
+        return held is not None and (held.holder, held.fence) == (holder, fence)
 
     # ── snapshots ────────────────────────────────────────────────────────────────────────────────────────────────────
 

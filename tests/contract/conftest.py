@@ -25,7 +25,7 @@ PATIENT: Final = StorePolicy(
 )
 """Nothing here is about time, and the machine may be busy."""
 
-LASTING: Final = (b":log", b":exp", b":end", b":birth", b":workers", b":meta}")
+LASTING: Final = (b":log", b":exp", b":end", b":birth", b":workers", b":meta}", b":archive", b":turn:archive")
 """The keys that may live for ever; every other one has a time to live."""
 
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 from evsession.errors import StoreUnavailable
-from evsession.store import Commit, CommitReply, FeedListener, FillReply, TouchReply
+from evsession.store import Commit, CommitReply, FeedListener, FillReply, TouchReply, Turn
 from evsession.view import Beat, BeatReply
 from evsession.wire import Entry, Position, StreamId, split_message, unpack_notice
 from tests.simulation.model import SHARD, Primary
@@ -270,6 +270,18 @@ class Link:
 
     async def trim(self, shard: str, keep: int) -> int:
         return 0  # the simulation trims by itself
+
+    async def take_turn(self, shard: str, job: str, holder: str, length: int) -> Turn | None:
+        return await self._one(lambda: self._network.primary.take_turn(shard, job, holder, length))
+
+    async def give_turn(self, shard: str, job: str, holder: str, fence: int) -> None:
+        await self._one(lambda: self._network.primary.give_turn(shard, job, holder, fence))
+
+    async def advance(self, shard: str, job: str, holder: str, fence: int, checkpoint: bytes) -> bool:
+        return await self._one(lambda: self._network.primary.advance(shard, job, holder, fence, checkpoint))
+
+    async def checkpoint(self, shard: str, job: str) -> bytes:
+        return await self._one(lambda: self._network.primary.checkpoint(shard, job))
 
     async def _one(self, step: Callable[[], Coroutine[Any, Any, R]]) -> R:
         (result,) = await self._call(step)

@@ -13,7 +13,7 @@ _NAMESPACE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 class Keys:
     """The keys of one shard, made once. The tag is ``{namespace:shard}``."""
 
-    __slots__ = ("birth", "channel", "end", "expiry", "log", "sweep_turn", "tag", "workers")
+    __slots__ = ("archive", "birth", "channel", "end", "expiry", "log", "sweep_turn", "tag", "workers")
 
     def __init__(self, namespace: str, shard: str) -> None:
         self.tag = tag = f"{{{namespace}:{shard}}}"
@@ -23,11 +23,20 @@ class Keys:
         self.birth = f"{tag}:birth".encode()
         self.workers = f"{tag}:workers".encode()
         self.sweep_turn = f"{tag}:turn:sweep".encode()
+        self.archive = self.checkpoint("archive")
         self.channel = f"{tag}:feed:".encode()
 
     def snapshot(self, sid: str) -> bytes:
         """Return the key of one session's snapshot."""
         return f"{self.tag}:s:{sid}".encode()
+
+    def turn(self, job: str) -> bytes:
+        """Return the key of the turn at a background job."""
+        return f"{self.tag}:turn:{job}".encode()
+
+    def checkpoint(self, job: str) -> bytes:
+        """Return the key of what a background job left for its next holder."""
+        return f"{self.tag}:{job}".encode()
 
 
 def check_namespace(namespace: str) -> None:

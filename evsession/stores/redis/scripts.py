@@ -22,14 +22,17 @@ def _without_comments(text: str) -> bytes:
     return "\n".join(line for line in text.splitlines() if line and not line.startswith("--")).encode()
 
 
+ADVANCE: Final = Script("advance")
 COMMIT: Final = Script("commit")
 DUE: Final = Script("due")
 FILL: Final = Script("fill")
+GIVE: Final = Script("give")
 HEARTBEAT: Final = Script("heartbeat")
 PRUNE: Final = Script("prune")
 SETTLE: Final = Script("settle")
+TAKE: Final = Script("take")
 TOUCH: Final = Script("touch")
 TRIM: Final = Script("trim")
 WALK: Final = Script("walk")
 
-ALL: Final = (COMMIT, DUE, FILL, HEARTBEAT, PRUNE, SETTLE, TOUCH, TRIM, WALK)
+ALL: Final = (ADVANCE, COMMIT, DUE, FILL, GIVE, HEARTBEAT, PRUNE, SETTLE, TAKE, TOUCH, TRIM, WALK)

@@ -9,14 +9,27 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from evsession.config import StorePolicy
-from evsession.store import Commit, CommitReply, FeedListener, FillReply, TouchReply
+from evsession.store import Commit, CommitReply, FeedListener, FillReply, TouchReply, Turn
 from evsession.stores.redis import advice
 from evsession.stores.redis.address import Address
 from evsession.stores.redis.connection import unavailable
 from evsession.stores.redis.feed import Feed
 from evsession.stores.redis.keys import Keys, check_namespace, meta_key
 from evsession.stores.redis.link import Link
-from evsession.stores.redis.scripts import COMMIT, DUE, FILL, HEARTBEAT, PRUNE, SETTLE, TOUCH, TRIM, WALK
+from evsession.stores.redis.scripts import (
+    ADVANCE,
+    COMMIT,
+    DUE,
+    FILL,
+    GIVE,
+    HEARTBEAT,
+    PRUNE,
+    SETTLE,
+    TAKE,
+    TOUCH,
+    TRIM,
+    WALK,
+)
 from evsession.view import Beat, BeatReply
 from evsession.wire import Entry, Position, StreamId, id_text, parse_id
 
@@ -163,8 +176,7 @@ class RedisStore:
             self._bound,
             _new_incarnation(),
         )
-        end_id, _, end_event = end.partition(b" ")
-        return BeatReply(status.decode(), incarnation.decode(), Position(parse_id(end_id), end_event))
+        return BeatReply(status.decode(), incarnation.decode(), _position(end))
 
     async def touch(self, sid: str, idle: int) -> TouchReply:
         keys = self.keys(sid[:2])
@@ -194,8 +206,28 @@ class RedisStore:
 
     async def trim(self, shard: str, keep: int) -> int:
         keys = self.keys(shard)
-        removed: int = await self._connected().run(TRIM, (keys.log, keys.end), keep)
+        removed: int = await self._connected().run(TRIM, (keys.log, keys.end, keys.archive), keep)
         return removed
+
+    async def take_turn(self, shard: str, job: str, holder: str, length: int) -> Turn | None:
+        keys = self.keys(shard)
+        reply = await self._connected().run(TAKE, (keys.turn(job), keys.checkpoint(job), keys.end), holder, length)
+        if not reply:
+            return None
+        fence, checkpoint, end = reply
+        return Turn(fence, checkpoint, _position(end))
+
+    async def give_turn(self, shard: str, job: str, holder: str, fence: int) -> None:
+        await self._connected().run(GIVE, (self.keys(shard).turn(job),), holder, fence)
+
+    async def advance(self, shard: str, job: str, holder: str, fence: int, checkpoint: bytes) -> bool:
+        keys = self.keys(shard)
+        done = await self._connected().run(ADVANCE, (keys.turn(job), keys.checkpoint(job)), holder, fence, checkpoint)
+        return bool(done)
+
+    async def checkpoint(self, shard: str, job: str) -> bytes:
+        found: bytes | None = await self._connected().call(b"GET", self.keys(shard).checkpoint(job))
+        return found or b""
 
     async def records(self, shard: str) -> Mapping[str, bytes]:
         reply = await self._connected().call(b"HGETALL", self.keys(shard).workers)
@@ -225,6 +257,11 @@ async def _together(*calls: Any) -> list[Any]:
 def _same_sid(asked: str, answered: bytes) -> None:
     if answered != asked.encode():
         raise unavailable(f"the reply for session {asked} names another session", outcome_unknown=True)
+
+
+def _position(raw: bytes) -> Position:
+    id_, _, event = raw.partition(b" ")
+    return Position(parse_id(id_), event)
 
 
 def _fill_reply(sid: str, reply: Any, beats: Sequence[BeatReply]) -> FillReply:

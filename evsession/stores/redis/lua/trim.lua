@@ -1,6 +1,8 @@
 -- trim.lua: remove old entries from a log, never the last one, which proves the log's history to the workers.
 --
--- KEYS[1]  {ns:NN}:log   KEYS[2]  {ns:NN}:end
+-- Where there is an archive, its last entry proves the history to the archiver, and what follows is not yet safe.
+--
+-- KEYS[1]  {ns:NN}:log   KEYS[2]  {ns:NN}:end   KEYS[3]  {ns:NN}:archive  checkpoint, begins with an id
 -- ARGV[1]  how many ms of entries to keep
 --
 -- Returns how many entries went
@@ -10,6 +12,16 @@ local time = redis.call('TIME')
 local horizon = time[1] * 1000 + math.floor(time[2] / 1000) - ARGV[1]
 local last = redis.call('GET', KEYS[2])
 if not last then return 0 end
-local ms = tonumber(string.match(last, '^%d+'))
-local minid = ms < horizon and string.match(last, '^%S+') or string.format('%.0f', horizon)
-return redis.call('XTRIM', KEYS[1], 'MINID', '~', minid)
+
+local function earlier(a, b)
+  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)')
+  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)')
+  a_ms, b_ms = tonumber(a_ms), tonumber(b_ms)
+  return a_ms < b_ms or (a_ms == b_ms and tonumber(a_seq) < tonumber(b_seq))
+end
+
+local first_kept = string.format('%.0f-0', horizon)
+for _, safe in ipairs({last, redis.call('GET', KEYS[3]) or last}) do
+  if earlier(safe, first_kept) then first_kept = string.match(safe, '^%S+') end
+end
+return redis.call('XTRIM', KEYS[1], 'MINID', '~', first_kept)
