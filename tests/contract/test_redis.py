@@ -11,7 +11,7 @@ from evsession.stores.redis.keys import Keys, hash_slot, meta_key
 from evsession.stores.redis.scripts import ALL, FILL
 from evsession.stores.redis.store import ENDED_KEPT_MS, KEPT_PAST_ABSOLUTE_MS, SWEEP_TURN_MS
 from evsession.view import CONTROL, Beat
-from evsession.wire import START
+from evsession.wire import START, parse_id
 from tests.conftest import until
 from tests.contract.builder import (
     HALF_DAY,
@@ -221,3 +221,15 @@ async def test_a_lost_subscription_is_a_gap(connect_redis: ConnectRedis, remote:
 
 def _has_gaps(heard: Heard, count: int) -> bool:
     return len(heard.gaps) >= count
+
+
+async def test_an_entry_of_a_newer_version_is_read(connect_redis: ConnectRedis, remote: Remote) -> None:
+    """Fields that this version does not know, and another order, are no reason to lose an event."""
+    store = (await connect_redis("worker-1")).store
+    await story(store, [created()])
+    (entry,) = await store.read("00", START, 10)
+    key = store.keys("00").log
+    ((_, fields),) = remote.cli("XRANGE", key, "-", "+")
+    newer = [b"z", b"a new field", *fields[2:], *fields[:2]]
+    id_ = remote.cli("XADD", key, "*", *newer)
+    assert (await store.read("00", START, 10))[1] == entry._replace(id=parse_id(id_))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -499,4 +498,4 @@ def test_the_entry_of_a_repair_carries_no_wrong_position() -> None:
     world = World.proved()
     world.tell(world.log.create(A))
     [entry] = world.log.entries
-    assert not world.cache.repaired(world.view, entry.position, [replace(entry, event_id=event_id(77))])
+    assert not world.cache.repaired(world.view, entry.position, [entry._replace(event_id=event_id(77))])

@@ -42,6 +42,9 @@ KEPT_PAST_ABSOLUTE_MS: Final = 86_400_000
 SWEEP_TURN_MS: Final = 5_000
 """How long one worker sweeps a shard before another may.  Source: a few pauses between sweeps."""
 
+_FIELDS: Final = [b"t", b"s", b"n", b"p", b"i", b"o", b"a", b"c", b"d", b"k", b"m"]
+"""The fields of an entry, in the order in which `commit.lua` writes them; a newer version may add others."""
+
 log = logging.getLogger("evsession.redis")
 
 
@@ -280,19 +283,24 @@ def _entries(raw: Iterable[tuple[bytes, list[bytes]]]) -> Iterator[Entry]:
 
 
 def _entry(id_: bytes, fields: list[bytes]) -> Entry:
-    pairs = iter(fields)
-    by_name = dict(zip(pairs, pairs, strict=True))
+    if fields[::2] == _FIELDS:  # as nearly always, and a dict takes 2 µs
+        values = fields[1::2]
+    else:
+        pairs = iter(fields)
+        by_name = dict(zip(pairs, pairs, strict=True))
+        values = [by_name[name] for name in _FIELDS]
+    type_, sid, version, previous, event_id, offset, actor, context, data, key_id, head = values
     return Entry(
-        id=parse_id(id_),
-        sid=by_name[b"s"].decode(),
-        version=int(by_name[b"n"]),
-        type=by_name[b"t"].decode(),
-        previous=by_name[b"p"].decode(),
-        event_id=by_name[b"i"],
-        offset=int(by_name[b"o"]),
-        actor=by_name[b"a"],
-        context=by_name[b"c"],
-        data=by_name[b"d"],
-        key_id=by_name[b"k"].decode(),
-        head=by_name[b"m"],
+        parse_id(id_),
+        sid.decode(),
+        int(version),
+        type_.decode(),
+        previous.decode(),
+        event_id,
+        int(offset),
+        actor,
+        context,
+        data,
+        key_id.decode(),
+        head,
     )
