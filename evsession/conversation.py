@@ -1,0 +1,234 @@
+"""One HTTP exchange or WebSocket on its way through: what it sends waits for the commit of what its handler wanted."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
+
+from starlette.requests import HTTPConnection
+from starlette.types import Message, Receive, Send
+from starlette.websockets import WebSocketDisconnect
+
+from evsession.cookies import append_vary, forbid_store
+from evsession.errors import (
+    CorruptSnapshot,
+    EvsessionError,
+    ResponseStarted,
+    SessionEnded,
+    SessionLimitReached,
+    StoreUnavailable,
+    UnknownFormat,
+)
+from evsession.exchange import Exchange
+from evsession.plan import Plan
+from evsession.session import Session
+
+OnError = Callable[[HTTPConnection, EvsessionError], Any]
+"""Answers errors that only the commit knows: gets the connection and the error, returns an ASGI response or None."""
+
+CLOSE: Final[list[Message]] = [{"type": "websocket.close", "code": 1013, "reason": "try again later"}]
+"""Closes a WebSocket whose session cannot be served now.  Source: IANA's registry of close codes, 1013."""
+
+REFUSED: Final = (StoreUnavailable, SessionLimitReached, CorruptSnapshot, UnknownFormat)
+"""What a commit may meet through no fault of the handler: it is answered with 503."""
+
+log = logging.getLogger("evsession.request")
+
+
+class Conversation:
+    """One request or WebSocket on its way through: what goes out is held back where a commit must come first."""
+
+    __slots__ = ("_exchange", "_is_replaced", "_lost", "_on_error", "_receive", "_scope", "_send")
+
+    def __init__(self, exchange: Exchange, receive: Receive, send: Send, on_error: OnError | None) -> None:
+        self._exchange = exchange
+        self._on_error = on_error
+        self._scope = exchange.scope
+        self._receive = receive
+        self._send = send
+        self._is_replaced = False
+        self._lost: EvsessionError | None = None
+
+    async def fail(self, error: BaseException) -> None:
+        """Commit what survives what the application raised."""
+        if isinstance(error, WebSocketDisconnect):
+            await self.commit_late()  # how a socket that nobody closed ends
+        else:
+            await self._after_error(error)
+
+    def send_http(self, message: Message) -> Awaitable[None]:
+        """Send a part of a response; its start waits for the commit."""
+        exchange = self._exchange
+        if message["type"] == "http.response.start":
+            session = exchange.session
+            if session.might_differ() or exchange.cookie or exchange.mends:
+                return self._commit_and_start(message)
+            exchange.started = True
+            if session.accessed:
+                message["headers"] = headers = list(message.get("headers", ()))
+                append_vary(headers)
+        elif self._is_replaced:
+            return _nothing()
+        return self._send(message)
+
+    def send_websocket(self, message: Message) -> Awaitable[None]:
+        """Send a message; the handshake's end waits for the commit."""
+        if self._is_replaced:
+            return _nothing()
+        if message["type"] == "websocket.accept" and not self._exchange.started:
+            return self._commit_and_start(message)
+        return self._send(message)
+
+    async def _commit_and_start(self, message: Message) -> None:
+        exchange, session = self._exchange, self._exchange.session
+        is_changed = session.might_differ()
+        if is_changed and not await self._commit():
+            return
+        exchange.mend()
+        exchange.started = True
+        headers = message["headers"] = list(message.get("headers", ()))
+        if exchange.cookie:
+            headers.append((b"set-cookie", exchange.cookie))
+            forbid_store(headers)
+            exchange.manager.warn_about_insecure(self._scope)
+        if session.accessed or is_changed:
+            append_vary(headers)
+        await self._send(message)
+
+    async def _commit(self) -> bool:
+        """Commit before the response starts; return whether the application's own response may go out."""
+        exchange = self._exchange
+        plan = Plan()
+        try:
+            plan = exchange.session.plan()
+            await exchange.commit(plan)
+        except SessionEnded as error:
+            self._dropped(plan, error)
+            if plan.login is not None:
+                return not await self._answered(error, default=True)
+        except REFUSED as error:
+            self._dropped(plan, error)
+            return not await self._answered(error, default=True)
+        except EvsessionError as error:
+            if not await self._answered(error, default=False):
+                raise
+            exchange.session.dropped()
+            return False
+        return True
+
+    async def _answered(self, error: EvsessionError, *, default: bool) -> bool:
+        """Answer an error in the application's place; return whether that was done."""
+        if self._scope["type"] == "websocket":
+            for message in CLOSE if default else ():
+                await self._send(message)
+            self._is_replaced = default
+            return default
+        response = None
+        if self._on_error is not None:
+            response = self._on_error(HTTPConnection(self._scope), error)
+            if inspect.isawaitable(response):
+                response = await response
+        if response is None and not default:
+            return False
+        self._is_replaced = self._exchange.started = True
+        if response is not None:
+            await response(self._scope, self._receive, self._with_cookie)
+        else:
+            for message in unavailable_response(self._exchange.cookie, error):
+                await self._send(message)
+        return True
+
+    async def _with_cookie(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and self._exchange.cookie:
+            headers = message["headers"] = list(message.get("headers", ()))
+            headers.append((b"set-cookie", self._exchange.cookie))
+            forbid_store(headers)
+        await self._send(message)
+
+    async def commit_late(self) -> None:
+        """Commit what was set while the body streamed, or in a background task."""
+        exchange = self._exchange
+        exchange.started = True
+        plan = Plan()
+        try:
+            plan = exchange.session.plan()
+            if self._lost is not None and plan:  # a request that was refused is not half carried out
+                raise self._lost
+            await exchange.commit(plan)
+        except (SessionEnded, ResponseStarted, *REFUSED) as error:
+            self._dropped(plan, error)
+
+    async def _after_error(self, error: BaseException) -> None:
+        """After an unhandled exception: an end and a rotation survive it, other changes only by policy."""
+        exchange = self._exchange
+        if not isinstance(error, Exception) or not exchange.session.might_differ():
+            return
+        try:
+            keeps = exchange.manager.policy.keep_on_error
+            plan = exchange.session.plan() if keeps else exchange.session.surviving()
+            exchange.started = True
+            await exchange.commit(plan)
+        except EvsessionError as second:
+            log.warning("after an error in the handler the session could not be committed: %s", second)
+
+    def _dropped(self, plan: Plan, error: EvsessionError) -> None:
+        self._lost = error
+        worker = self._exchange.manager.worker
+        worker.counts.dropped_changes += 1
+        base = self._exchange.session.base
+        sid = self._exchange.ticket.sid if self._exchange.ticket is not None else None
+        log.warning(
+            "dropped changes of keys %s in session %s: %s",
+            _named(plan.keys), base.snapshot.sid if base is not None else sid, error,
+        )  # fmt: skip
+        self._exchange.session.dropped()
+
+    def log(self) -> None:
+        """Write the line of this request; only for debugging, as it names keys."""
+        exchange = self._exchange
+        session: Session = exchange.session
+        base = session.base
+        log.debug(
+            "session=%s source=%s version=%s keys=%s",
+            base.snapshot.sid if base is not None else None, exchange.source,
+            base.snapshot.version if base is not None else 0, _named(session),
+        )  # fmt: skip
+
+
+def unavailable_response(cookie: bytes, error: EvsessionError) -> list[Message]:
+    """Return the messages of a 503 that asks to come back."""
+    body = b"Service Unavailable: %b." % _EXPLAINED.get(type(error), _UNEXPLAINED)
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", b"%d" % len(body)),
+        (b"retry-after", b"1"),
+        (b"cache-control", b"no-store"),
+    ]
+    if cookie:
+        headers.append((b"set-cookie", cookie))
+    return [
+        {"type": "http.response.start", "status": 503, "headers": headers},
+        {"type": "http.response.body", "body": body},
+    ]
+
+
+_UNEXPLAINED: Final = b"this session cannot be served; the log says why"
+_EXPLAINED: Final = {
+    StoreUnavailable: b"the session store cannot be reached; try again in a moment",
+    SessionLimitReached: b"too many new visitors; try again in a moment",
+    SessionEnded: b"the session ended meanwhile; try again",
+    UnknownFormat: b"a newer version wrote this session; upgrade evsession here",
+}
+"""What a client may know: the error's own text is for the log."""
+
+
+async def _nothing() -> None:
+    return None
+
+
+def _named(keys: Iterable[str]) -> str:
+    """Return the names of keys as one line of printable ASCII."""
+    return json.dumps(list(keys))
