@@ -150,7 +150,10 @@ class Store(Protocol):
         """Return up to `count` entries of a log, the one at `start` included."""
 
     async def walk(self, sid: str, limit: int, before: StreamId | None = None) -> Sequence[Entry]:
-        """Return the last `limit` entries of one session, oldest first, following its links on the server."""
+        """Return the last `limit` entries of one session, oldest first, following its links on the server.
+
+        Also of a session that has ended, as long as the log holds its end.
+        """
 
     async def due(self, shard: str, limit: int) -> Sequence[str]:
         """Return sessions of a shard whose next deadline has passed, or nothing when another worker sweeps it now."""

@@ -167,7 +167,7 @@ class MemoryStore:
     async def walk(self, sid: str, limit: int, before: StreamId | None = None) -> Sequence[Entry]:
         shard = self._shard(sid[:2])
         packed = shard.snapshot(sid, self._clock())
-        start = before or (last_id_of(packed) if packed else START.id)
+        start = before or (last_id_of(packed) if packed else shard.ended.get(sid, START.id))
         own = takewhile(lambda entry: entry.sid == sid, shard.links(start))
         return list(islice(own, limit))[::-1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from itertools import takewhile
 from operator import attrgetter
 from typing import Final, Literal, NamedTuple
 
@@ -34,6 +35,8 @@ class Shard:
     def __init__(self) -> None:
         self.log: list[Entry] = []
         self.end = START
+        self.ended: dict[str, StreamId] = {}
+        """The last entry of each ended session, in the order of the log."""
         self.snapshots: dict[str, bytes] = {}
         self.expiry = Deadlines()
         self.lapses = Deadlines()
@@ -52,8 +55,16 @@ class Shard:
         """Append an entry; a log of more than `most` loses its oldest tenth."""
         self.log.append(entry)
         self.end = entry.position
+        if entry.type == "ended":
+            self.ended[entry.sid] = entry.id
         if len(self.log) > most:
-            del self.log[: max(1, most // 10)]
+            self._drop(max(1, most // 10))
+
+    def _drop(self, entries: int) -> None:
+        del self.log[:entries]
+        first = self.log[0].id if self.log else self.end.id
+        for sid in [sid for sid, _ in takewhile(lambda one: one[1] < first, self.ended.items())]:
+            del self.ended[sid]
 
     def index(self, id_: StreamId) -> int:
         """Return where in the log the first entry stands that is not before `id_`."""
@@ -83,7 +94,7 @@ class Shard:
         archived = self.checkpoints.get("archive")
         safe = self.end.id if archived is None else parse_id(archived.partition(b" ")[0])
         went = self.index(min(horizon, self.end.id, safe))
-        del self.log[:went]
+        self._drop(went)
         return went
 
     # ── turns at background jobs ─────────────────────────────────────────────────────────────────────────────────────

@@ -25,7 +25,17 @@ PATIENT: Final = StorePolicy(
 )
 """Nothing here is about time, and the machine may be busy."""
 
-LASTING: Final = (b":log", b":exp", b":end", b":birth", b":workers", b":meta}", b":archive", b":turn:archive")
+LASTING: Final = (
+    b":log",
+    b":exp",
+    b":ended",
+    b":end",
+    b":birth",
+    b":workers",
+    b":meta}",
+    b":archive",
+    b":turn:archive",
+)
 """The keys that may live for ever; every other one has a time to live."""
 
 
@@ -119,6 +129,19 @@ async def connect(request: pytest.FixtureRequest, remote_of: RemoteOf, namespace
 async def store(connect: Connect) -> Store:
     """The store under test, open for one worker."""
     return (await connect("worker-1")).store
+
+
+@pytest.fixture
+def forget_snapshot(store: Store) -> Callable[[str], Awaitable[None]]:
+    """A function that lets a session's snapshot lapse, as minutes after its end."""
+
+    async def forget(sid: str) -> None:
+        if isinstance(store, RedisStore):
+            assert await store._connected().call(b"DEL", store.keys(sid[:2]).snapshot(sid)) == 1
+        elif isinstance(store, MemoryStore):
+            store._shard(sid[:2]).lapses.set(sid, 0)
+
+    return forget
 
 
 @pytest.fixture

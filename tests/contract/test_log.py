@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from evsession.store import Store
 from evsession.view import CONTROL, Beat
 from evsession.wire import START, Position
-from tests.contract.builder import begin, created, happened, story, updated
+from tests.contract.builder import begin, created, ended, happened, story, updated
 
 A_NODE = 130
 """Entries that fill one of Redis' stream nodes, below which trimming removes nothing.  Source: 100 by default."""
@@ -121,3 +123,28 @@ async def test_the_end_survives_trimming(store: Store) -> None:
 def _id(text: str) -> tuple[int, int]:
     ms, _, seq = text.partition("-")
     return int(ms), int(seq)
+
+
+async def test_a_walk_finds_a_session_whose_snapshot_is_gone(
+    store: Store, forget_snapshot: Callable[[str], Awaitable[None]]
+) -> None:
+    """An ended one, by the index of ends; even when several ended in the same millisecond."""
+    sids = [(await story(store, [created(), updated(a=1), ended("logout")])).sid for _ in range(5)]
+    for sid in sids:
+        await forget_snapshot(sid)
+    for sid in sids:
+        assert [(entry.sid, entry.version) for entry in await store.walk(sid, 10)] == [(sid, n) for n in (1, 2, 3)]
+
+
+async def test_trimming_forgets_the_ends_that_went(
+    store: Store, forget_snapshot: Callable[[str], Awaitable[None]]
+) -> None:
+    """The index is no larger than the log."""
+    old = await story(store, [created(), ended("logout")])
+    await story(store, [created(), *(updated(n=n) for n in range(A_NODE))])
+    new = await story(store, [created(), ended("logout")])
+    for sid in (old.sid, new.sid):
+        await forget_snapshot(sid)
+    assert await store.trim("00", -1_000) > 0
+    assert await store.walk(old.sid, 10) == []
+    assert (await store.walk(new.sid, 10))[-1].type == "ended"

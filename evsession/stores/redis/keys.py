@@ -13,12 +13,13 @@ _NAMESPACE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 class Keys:
     """The keys of one shard, made once. The tag is ``{namespace:shard}``."""
 
-    __slots__ = ("archive", "birth", "channel", "end", "expiry", "log", "sweep_turn", "tag", "workers")
+    __slots__ = ("archive", "birth", "channel", "end", "ended", "expiry", "log", "sweep_turn", "tag", "workers")
 
     def __init__(self, namespace: str, shard: str) -> None:
         self.tag = tag = f"{{{namespace}:{shard}}}"
         self.log = f"{tag}:log".encode()
         self.expiry = f"{tag}:exp".encode()
+        self.ended = f"{tag}:ended".encode()
         self.end = f"{tag}:end".encode()
         self.birth = f"{tag}:birth".encode()
         self.workers = f"{tag}:workers".encode()

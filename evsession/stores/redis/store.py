@@ -124,7 +124,7 @@ class RedisStore:
         keys = self.keys(commit.sid[:2])
         reply = await self._connected().run(
             COMMIT,
-            (keys.snapshot(commit.sid), keys.log, keys.expiry, keys.end, keys.birth),
+            (keys.snapshot(commit.sid), keys.log, keys.expiry, keys.end, keys.birth, keys.ended),
             commit.sid,
             commit.expected,
             commit.event_id,
@@ -194,7 +194,9 @@ class RedisStore:
     async def walk(self, sid: str, limit: int, before: StreamId | None = None) -> Sequence[Entry]:
         keys = self.keys(sid[:2])
         start = "" if before is None else id_text(before)
-        named, *entries = await self._connected().run(WALK, (keys.snapshot(sid), keys.log), sid, limit, start)
+        named, *entries = await self._connected().run(
+            WALK, (keys.snapshot(sid), keys.log, keys.ended), sid, limit, start
+        )
         _same_sid(sid, named)
         return list(_entries(reversed(entries)))
 
@@ -209,7 +211,7 @@ class RedisStore:
 
     async def trim(self, shard: str, keep: int) -> int:
         keys = self.keys(shard)
-        removed: int = await self._connected().run(TRIM, (keys.log, keys.end, keys.archive), keep)
+        removed: int = await self._connected().run(TRIM, (keys.log, keys.end, keys.archive, keys.ended), keep)
         return removed
 
     async def take_turn(self, shard: str, job: str, holder: str, length: int) -> Turn | None:

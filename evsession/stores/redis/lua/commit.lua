@@ -1,7 +1,7 @@
 -- commit.lua: append one event and the snapshot it produces, or say why not.
 --
 -- KEYS[1]  {ns:NN}:s:<sid>  snapshot   KEYS[2]  {ns:NN}:log   KEYS[3]  {ns:NN}:exp
--- KEYS[4]  {ns:NN}:end      KEYS[5]  {ns:NN}:birth
+-- KEYS[4]  {ns:NN}:end      KEYS[5]  {ns:NN}:birth   KEYS[6]  {ns:NN}:ended
 -- ARGV[1]  sid                 ARGV[2]  expected head, "" to create   ARGV[3]  event id: 12 bytes, and 4 of the attempt
 -- ARGV[4]  version of the first attempt when its reply was lost, else "0"
 -- ARGV[5]  the worker's part of the header   ARGV[6]  body
@@ -74,6 +74,7 @@ local tail = created .. authenticated .. string.format('%013.0f%013.0f%-24s', id
 if type_ == 'ended' then
   redis.call('SET', KEYS[1], ARGV[5] .. tail .. ARGV[6], 'PX', ARGV[19])
   redis.call('ZREM', KEYS[3], sid)
+  redis.call('ZADD', KEYS[6], string.match(id, '^%d+'), sid)
 else
   redis.call('SET', KEYS[1], ARGV[5] .. tail .. ARGV[6], 'PX', string.format('%.0f', absolute_at - now + ARGV[20]))
   redis.call('ZADD', KEYS[3], string.format('%.0f', math.min(idle_at, absolute_at)), sid)

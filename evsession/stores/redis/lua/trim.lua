@@ -3,6 +3,7 @@
 -- Where there is an archive, its last entry proves the history to the archiver, and what follows is not yet safe.
 --
 -- KEYS[1]  {ns:NN}:log   KEYS[2]  {ns:NN}:end   KEYS[3]  {ns:NN}:archive  checkpoint, begins with an id
+-- KEYS[4]  {ns:NN}:ended, which forgets the sessions whose end went
 -- ARGV[1]  how many ms of entries to keep
 --
 -- Returns how many entries went
@@ -24,4 +25,7 @@ local first_kept = string.format('%.0f-0', horizon)
 for _, safe in ipairs({last, redis.call('GET', KEYS[3]) or last}) do
   if earlier(safe, first_kept) then first_kept = string.match(safe, '^%S+') end
 end
-return redis.call('XTRIM', KEYS[1], 'MINID', '~', first_kept)
+local removed = redis.call('XTRIM', KEYS[1], 'MINID', '~', first_kept)
+local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+if first then redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', '(' .. string.match(first[1], '^%d+')) end
+return removed
