@@ -17,6 +17,7 @@ from evsession.keys import Secret, check_secret
 
 OnLimit = Literal["evict_oldest", "reject"]
 OnOutage = Literal["refuse", "stale", "anonymous"]
+Transport = Literal["cookie", "bearer"]
 SameSite = Literal["lax", "strict", "none"]
 Address = Literal["none", "truncated", "full"]
 UserKey = str | tuple[str, ...] | Callable[[Mapping[str, Any]], object] | None
@@ -45,6 +46,9 @@ Add to it with ``redact=(*DEFAULT_REDACT, "pin")``.
 Source: OWASP ASVS 5.0, 16.2.5, and Logging Cheat Sheet, "Data to exclude".
 """
 
+_TRANSPORTS: Final[tuple[tuple[Transport, ...], ...]] = (
+    ("cookie",), ("bearer",), ("cookie", "bearer"), ("bearer", "cookie")
+)  # fmt: skip
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _LONGEST: Final = timedelta(days=3650)
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -259,6 +263,19 @@ class AuditPolicy:
         if self.key is not None:
             for key in self.key if isinstance(self.key, tuple) else (self.key,):
                 check_secret(key, "AuditPolicy.key")
+
+
+def check_transports(transports: object) -> tuple[Transport, ...]:
+    """Return the ways in which tokens come, the one that new sessions begin with first.
+
+    Raises:
+        ConfigError: there is none, one that is unknown, or one twice.
+    """
+    for known in _TRANSPORTS:
+        if transports in (known, list(known)):
+            return known
+    msg = f"transports={transports!r} does not work; use ('cookie',), ('bearer',) or ('cookie', 'bearer')"
+    raise ConfigError(msg)
 
 
 def _check_durations(policy: object, *names: str, minimum: timedelta = _MILLISECOND) -> None:

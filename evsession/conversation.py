@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Send
 from starlette.websockets import WebSocketDisconnect
 
-from evsession.cookies import append_vary, forbid_store
+from evsession.cookies import Headers, append_vary, forbid_store
 from evsession.errors import (
     CorruptSnapshot,
     EvsessionError,
@@ -64,12 +64,12 @@ class Conversation:
         exchange = self._exchange
         if message["type"] == "http.response.start":
             session = exchange.session
-            if session.might_differ() or exchange.cookie or exchange.mends:
+            if session.might_differ() or exchange.cookie or exchange.bearer or exchange.mends:
                 return self._commit_and_start(message)
             exchange.started = True
             if session.accessed:
                 message["headers"] = headers = list(message.get("headers", ()))
-                append_vary(headers)
+                append_vary(headers, exchange.manager.vary)
         elif self._is_replaced:
             return _nothing()
         return self._send(message)
@@ -90,12 +90,9 @@ class Conversation:
         exchange.mend()
         exchange.started = True
         headers = message["headers"] = list(message.get("headers", ()))
-        if exchange.cookie:
-            headers.append((b"set-cookie", exchange.cookie))
-            forbid_store(headers)
-            exchange.manager.warn_about_insecure(self._scope)
+        self._add_to(headers)
         if session.accessed or is_changed:
-            append_vary(headers)
+            append_vary(headers, exchange.manager.vary)
         await self._send(message)
 
     async def _commit(self) -> bool:
@@ -122,8 +119,7 @@ class Conversation:
     async def _answered(self, error: EvsessionError, *, default: bool) -> bool:
         """Answer an error in the application's place; return whether that was done."""
         if self._scope["type"] == "websocket":
-            for message in CLOSE if default else ():
-                await self._send(message)
+            await tell(self._send, CLOSE if default else ())
             self._is_replaced = default
             return default
         response = None
@@ -135,18 +131,25 @@ class Conversation:
             return False
         self._is_replaced = self._exchange.started = True
         if response is not None:
-            await response(self._scope, self._receive, self._with_cookie)
+            await response(self._scope, self._receive, self._with_news)
         else:
-            for message in unavailable_response(self._exchange.cookie, error):
-                await self._send(message)
+            await tell(self._send, unavailable_response(self._exchange.carried(), error))
         return True
 
-    async def _with_cookie(self, message: Message) -> None:
-        if message["type"] == "http.response.start" and self._exchange.cookie:
+    async def _with_news(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
             headers = message["headers"] = list(message.get("headers", ()))
-            headers.append((b"set-cookie", self._exchange.cookie))
-            forbid_store(headers)
+            self._add_to(headers)
         await self._send(message)
+
+    def _add_to(self, headers: Headers) -> None:
+        """Add what the client must be told: its cookie, or its token and version."""
+        exchange = self._exchange
+        if carried := exchange.carried():
+            headers += carried
+            forbid_store(headers)
+            if exchange.cookie:
+                exchange.manager.warn_about_insecure(self._scope)
 
     async def commit_late(self) -> None:
         """Commit what was set while the body streamed, or in a background task."""
@@ -198,17 +201,22 @@ class Conversation:
         )  # fmt: skip
 
 
-def unavailable_response(cookie: bytes, error: EvsessionError) -> list[Message]:
-    """Return the messages of a 503 that asks to come back."""
+async def tell(send: Send, messages: Iterable[Message]) -> None:
+    """Send messages, one after the other."""
+    for message in messages:
+        await send(message)
+
+
+def unavailable_response(carried: Iterable[tuple[bytes, bytes]], error: EvsessionError) -> list[Message]:
+    """Return the messages of a 503 that asks to come back, with the headers that it must carry."""
     body = b"Service Unavailable: %b." % _EXPLAINED.get(type(error), _UNEXPLAINED)
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", b"%d" % len(body)),
         (b"retry-after", b"1"),
         (b"cache-control", b"no-store"),
+        *carried,
     ]
-    if cookie:
-        headers.append((b"set-cookie", cookie))
     return [
         {"type": "http.response.start", "status": 503, "headers": headers},
         {"type": "http.response.body", "body": body},

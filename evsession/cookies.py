@@ -116,19 +116,18 @@ def _attributes(policy: CookiePolicy) -> str:
     return "".join(f"; {part}" for part in parts if part)
 
 
-def append_vary(headers: Headers) -> None:
-    """Add ``Cookie`` to ``Vary``, unless it is there already or ``*`` is."""
-    place = -1
+def append_vary(headers: Headers, fields: bytes = b"Cookie") -> None:
+    """Add fields, such as ``Cookie, Authorization``, to ``Vary``, unless they are there already or ``*`` is."""
+    place, known = -1, set()
     for index, (name, value) in enumerate(headers):
         if len(name) == 4 and name.lower() == b"vary":
-            if not {b"cookie", b"*"}.isdisjoint(field.strip(b" \t").lower() for field in value.split(b",")):
-                return
+            known |= {field.strip(b" \t").lower() for field in value.split(b",")}
             place = index
     if place < 0:
-        headers.append((b"vary", b"Cookie"))
-    else:
+        headers.append((b"vary", fields))
+    elif b"*" not in known and (missing := [field for field in fields.split(b", ") if field.lower() not in known]):
         name, value = headers[place]
-        headers[place] = (name, value + b", Cookie" if value.strip(b" \t,") else b"Cookie")
+        headers[place] = (name, b", ".join([value, *missing] if value.strip(b" \t,") else missing))
 
 
 def forbid_store(headers: Headers) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ from evsession.cache import Cached
 from evsession.canonical import dumps, loads
 from evsession.codec import Stored
 from evsession.committer import Decide
-from evsession.config import AuditPolicy, CookiePolicy, SessionPolicy
+from evsession.config import AuditPolicy, CookiePolicy, SessionPolicy, check_transports
 from evsession.context import acting, actor_of, context_of, outside
 from evsession.draft import Stamp
 from evsession.errors import SessionConflict, SessionEnded, Unsupported
@@ -22,7 +22,7 @@ from evsession.info import SessionInfo, info_of
 from evsession.plan import detect
 from evsession.session import Session
 from evsession.state import Snapshot, diff, rebase
-from evsession.tokens import Token, is_sid, mint, new_sid, normalise_user_id
+from evsession.tokens import Purpose, Token, is_sid, mint, new_sid, normalise_user_id
 from evsession.wire import control_text
 from evsession.worker import Worker
 
@@ -40,11 +40,19 @@ class NewSession:
 class Desk:
     """Reads, makes, edits and ends sessions by their id; `SessionManager` is one."""
 
-    def __init__(self, worker: Worker, policy: SessionPolicy, cookie: CookiePolicy, audit: AuditPolicy) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        policy: SessionPolicy,
+        cookie: CookiePolicy,
+        audit: AuditPolicy,
+        transports: Sequence[Purpose],
+    ) -> None:
         self.worker = worker
         self.policy = policy
         self.cookie = cookie
         self.audit_policy = audit
+        self.transports = check_transports(transports)
         self.clock = worker.clock
 
     async def fetch(self, sid: str, *, may_join: bool = True) -> Cached | None:
@@ -94,19 +102,40 @@ class Desk:
             return None
         return cached
 
-    async def create(self, user_id: object = None, data: Mapping[str, Any] | None = None) -> NewSession:
-        """Create a session without a request, signed in if a user is given.
+    def check_transport(self, transport: Purpose) -> None:
+        """Raise unless tokens of this transport are taken.
 
         Raises:
-            InvalidUserId, CodecError, SessionTooLarge: nothing was written.
+            Unsupported: they are not.
+        """
+        if transport not in self.transports:
+            listed = (*self.transports, transport)
+            raise Unsupported(f"transport={transport!r}", f"allow it with SessionManager(transports={listed})")
+
+    async def create(
+        self,
+        user_id: object = None,
+        data: Mapping[str, Any] | None = None,
+        *,
+        transport: Purpose | None = None,
+    ) -> NewSession:
+        """Create a session without a request, signed in if a user is given.
+
+        `transport` says what its token is good for: ``"bearer"`` by default where the manager takes such, else
+        ``"cookie"``. In a request that checked a password, `session.login` also knows what was revoked meanwhile.
+
+        Raises:
+            InvalidUserId, CodecError, SessionTooLarge, Unsupported: nothing was written.
             StoreUnavailable: the store did not take it.
         """
+        purpose: Purpose = transport or ("bearer" if "bearer" in self.transports else "cookie")
+        self.check_transport(purpose)
         await self.worker.ensure_open()
         user = None if user_id is None else normalise_user_id(user_id)
         detected = user is None and (found := detect(self.policy, data or {})) is not None
         changes = self.worker.drafter.changes(Changes(set_=dict(data or {})))
         sid = new_sid(secrets.choice(self.worker.store.shards), os.urandom(16))
-        token = mint(self.worker.keys, "cookie", self.cookie.name, sid, os.urandom(32))
+        token = mint(self.worker.keys, purpose, self.cookie.name, sid, os.urandom(32))
         control = control_text(self.worker.control.position)
         event: Event
         if user is None and not detected:

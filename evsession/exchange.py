@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from evsession.bearer import news
 from evsession.cache import Cached
 from evsession.canonical import check_size, dumps
 from evsession.codec import Stored
+from evsession.cookies import Found, Headers
 from evsession.errors import (
     EvsessionError,
     ResponseStarted,
@@ -23,7 +27,7 @@ from evsession.patience import RETRY_AFTER
 from evsession.plan import Login, Plan
 from evsession.session import Session
 from evsession.state import Snapshot, rebase
-from evsession.tokens import Ticket, Token, mint, new_sid, reissue
+from evsession.tokens import Purpose, Ticket, Token, mint, new_sid, reissue
 from evsession.wire import control_text
 
 if TYPE_CHECKING:
@@ -38,8 +42,8 @@ class Exchange:
     """Binds a session to the connection that it was loaded for; ends with it."""
 
     __slots__ = (
-        "cached", "control", "cookie", "is_over", "manager", "mends", "raw", "scope", "session", "source", "started",
-        "ticket",
+        "bearer", "cached", "control", "cookie", "is_over", "issued", "manager", "mends", "raw", "scope", "session",
+        "source", "started", "ticket", "transport",
     )  # fmt: skip
 
     def __init__(self, manager: SessionManager, scope: Any) -> None:
@@ -55,10 +59,26 @@ class Exchange:
         """The control position that this worker had applied when the request began."""
         self.cookie = NO_COOKIE
         """The Set-Cookie value that the response is to carry."""
+        self.bearer: Sequence[tuple[bytes, bytes]] = ()
+        """What the response is to tell a client without cookies."""
+        self.issued: Token | None = None
+        """The bearer token that the response hands out."""
+        self.transport: Purpose = manager.transports[0]
+        """How the token came; without one, how a new session's is to be handed out."""
         self.started = False
         self.mends = False
         self.is_over = False
         self.source = "none"
+
+    def choose(self, cookie: Found, bearer: Found) -> Found:
+        """Return what names the session, of a cookie and an Authorization header of which at most one holds a token."""
+        if bearer is not None:
+            self.transport = "bearer"
+            return bearer
+        if cookie is None or not self.manager.takes_cookies:
+            return None
+        self.transport = "cookie"
+        return cookie
 
     # ── loading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -112,6 +132,10 @@ class Exchange:
         if self.is_over:
             raise SessionDetached(operation)
 
+    def check_transport(self, transport: Purpose) -> None:
+        """Raise if the manager takes no tokens of a transport."""
+        self.manager.check_transport(transport)
+
     def close(self) -> None:
         """Be over. Leaves no cycle, in which the cookie would stay in memory until the garbage collector came by.
 
@@ -145,7 +169,7 @@ class Exchange:
         except SessionEnded:
             session.dropped(is_over=True)
             if self.ticket is not None:  # not the cookie in which this very exchange ended the session
-                self.cookie = NO_COOKIE
+                self.cookie, self.bearer, self.issued = NO_COOKIE, (), None
             if plan.end is None or plan.login is not None or plan.changes.set_:
                 raise
             log.debug("a session that was to end was over already")
@@ -158,7 +182,7 @@ class Exchange:
             raise SessionEnded("logout")
         await worker.ensure_open()
         changes = worker.drafter.changes(plan.changes)
-        plan = Plan(end=plan.end, begins=plan.begins, changes=changes, login=plan.login, rotate=plan.rotate)
+        plan = replace(plan, changes=changes)
         if not plan.begins:
             return await self._change(session.base, plan)
         if plan.end is not None and session.base is not None:
@@ -190,7 +214,7 @@ class Exchange:
                 raise
             return
         if not self.started:
-            self.cookie = self.manager.renderer.clear()
+            self._take_back()
         self.ticket = None
 
     async def _begin(self, plan: Plan) -> Stored:
@@ -200,13 +224,13 @@ class Exchange:
         if login is None and not manager.may_create_anonymous():
             raise SessionLimitReached(manager.policy.anonymous_per_second, "anonymous_per_second")
         sid = new_sid(secrets.choice(manager.worker.store.shards), os.urandom(16))
-        token = self._new_token(sid)
+        token = self._new_token(sid, login)
         event = self._first_event(login, changes, token)
         stored = await manager.worker.committer.append(sid, None, lambda _: event, self._stamp(login))
         if stored is None:  # the event was named, so it was appended
             raise SessionEnded("logout")
         manager.worker.counts.created += 1
-        self._hand_out(token, stored.snapshot)
+        self._hand_out(token, stored.snapshot, login)
         return stored
 
     def _first_event(self, login: Login | None, changes: Changes, token: Token) -> Event:
@@ -235,7 +259,7 @@ class Exchange:
         if self.started and plan.login is not None:
             raise ResponseStarted("login")
         manager, login = self.manager, plan.login
-        token = self._new_token(base.snapshot.sid) if login is not None or plan.rotate else None
+        token = self._new_token(base.snapshot.sid, login) if login is not None or plan.rotate else None
 
         def decide(snapshot: Snapshot | None) -> Event | None:
             if snapshot is None:
@@ -260,7 +284,7 @@ class Exchange:
         )
         if stored is not None:
             if token is not None:
-                self._hand_out(token, stored.snapshot)
+                self._hand_out(token, stored.snapshot, login)
             elif not self.started:
                 self._fence(stored.snapshot.version)
         return stored
@@ -280,18 +304,44 @@ class Exchange:
         actor = login.actor if login is not None else None
         return self.manager.stamp(self.scope, actor)
 
-    # ── the cookie ───────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── what the client is told ──────────────────────────────────────────────────────────────────────────────────────
 
-    def _new_token(self, sid: str) -> Token:
-        return mint(self.manager.worker.keys, "cookie", self.manager.cookie.name, sid, os.urandom(32))
+    def carried(self) -> Headers:
+        """Return the headers that the response must carry."""
+        cookie = [(b"set-cookie", self.cookie)] if self.cookie else []
+        return [*cookie, *self.bearer]
 
-    def _hand_out(self, token: Token, snapshot: Snapshot) -> None:
+    def _purpose(self, login: Login | None) -> Purpose:
+        return self.transport if login is None or login.transport is None else login.transport
+
+    def _new_token(self, sid: str, login: Login | None) -> Token:
+        keys, name = self.manager.worker.keys, self.manager.cookie.name
+        return mint(keys, self._purpose(login), name, sid, os.urandom(32))
+
+    def _hand_out(self, token: Token, snapshot: Snapshot, login: Login | None) -> None:
+        purpose = self._purpose(login)
+        if purpose != self.transport and self.ticket is not None:
+            self._take_back()  # the client's other token is dead from now on
+        self.transport = purpose
         self.ticket = Ticket(token.sid, token.secret_hash, snapshot.version, True)
         self.raw = token.value.encode()
-        self.cookie = self.manager.set_cookie(token.fenced(snapshot.version))
+        if purpose == "bearer":
+            self.issued = token
+            self._fence(snapshot.version)
+        else:
+            self.cookie = self.manager.set_cookie(token.fenced(snapshot.version))
+
+    def _take_back(self) -> None:
+        """Make a browser forget its cookie. A client without cookies is told nothing: its token is dead as it is."""
+        self.bearer, self.issued = (), None
+        if self.transport == "cookie":
+            self.cookie = self.manager.renderer.clear()
 
     def _fence(self, version: int) -> None:
         """Give the client the version that it must see from now on."""
+        if self.transport == "bearer":
+            self.bearer = news(version, self.issued)
+            return
         value, ticket = self.raw.partition(b"~")[0].decode(), self.ticket
         if ticket is not None and not ticket.current_key:
             token = reissue(self.manager.worker.keys, "cookie", self.manager.cookie.name, self.raw)
@@ -301,7 +351,7 @@ class Exchange:
     def mend(self) -> None:
         """Correct a fence that named a version which does not exist any more."""
         base = self.session.base
-        if self.mends and base is not None and not self.cookie:
+        if self.mends and base is not None and not self.cookie and not self.bearer:
             self._fence(base.snapshot.version)
 
 

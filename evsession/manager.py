@@ -21,13 +21,20 @@ from evsession.keys import Keyring, Secret
 from evsession.store import Store
 from evsession.stores import open_store
 from evsession.stores.memory import MemoryStore
-from evsession.tokens import Ticket, parse
+from evsession.tokens import Purpose, Ticket, parse
 from evsession.worker import Counts, Worker, local_clock, milliseconds
 
 log = logging.getLogger("evsession.manager")
 
 MAX_MEMO: Final = 50_000
 """Checked cookies that are remembered, by digest: as many as sessions are cached by default."""
+
+VARY: Final = {
+    (True, False): b"Cookie",
+    (False, True): b"Authorization",
+    (True, True): b"Cookie, Authorization",
+}
+"""What a response that depends on the session varies by: whether cookies are taken, and bearer tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,7 @@ class SessionManager(Desk):
         audit: AuditPolicy | None = None,
         patience: StorePolicy | None = None,
         allowed_origins: Sequence[str] = (),
+        transports: Sequence[Purpose] = ("cookie",),
         clock: Callable[[], float] = local_clock,
     ) -> None:
         home: Store = MemoryStore() if store is None else store
@@ -104,7 +112,10 @@ class SessionManager(Desk):
             patience=patience or StorePolicy(),
             clock=clock,
         )
-        super().__init__(worker, policy, cookie, audit)
+        super().__init__(worker, policy, cookie, audit, transports)
+        self.takes_cookies = "cookie" in self.transports
+        self.takes_bearer = "bearer" in self.transports
+        self.vary = VARY[self.takes_cookies, self.takes_bearer]
         self.cache_policy = cache
         self.allowed_origins = tuple(allowed_origins)
         self.renderer = CookieRenderer(self.cookie)
@@ -236,15 +247,17 @@ class SessionManager(Desk):
 
     # ── what the middleware calls ────────────────────────────────────────────────────────────────────────────────────
 
-    def ticket(self, raw: bytes) -> Ticket | None:
-        """Return what a cookie's value says; the memo is keyed by its digest, so that no token stays in memory."""
+    def ticket(self, raw: bytes, purpose: Purpose = "cookie") -> Ticket | None:
+        """Return what a token says; the memo is keyed by its digest, so that no token stays in memory."""
         digest = blake2b(raw, digest_size=16).digest()
+        if purpose != "cookie":
+            digest += b"b"
         try:
             return self._memo[digest]
         except KeyError:
             if len(self._memo) >= MAX_MEMO:
                 self._memo.clear()
-            ticket = self._memo[digest] = parse(self.worker.keys, "cookie", self.cookie.name, raw)
+            ticket = self._memo[digest] = parse(self.worker.keys, purpose, self.cookie.name, raw)
             return ticket
 
     async def touch(self, cached: Cached) -> None:

@@ -9,7 +9,8 @@ from typing import Final
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from evsession.conversation import CLOSE, Conversation, OnError, unavailable_response
+from evsession.bearer import has_token, token_sent, two_tokens, version_seen
+from evsession.conversation import CLOSE, Conversation, OnError, tell, unavailable_response
 from evsession.cookies import raw_value, same_origin
 from evsession.errors import ConfigError, EvsessionError, StoreUnavailable
 from evsession.exchange import Exchange
@@ -61,15 +62,17 @@ class SessionMiddleware:
             await self.app(scope, receive, send)
             return
         scope[_INSTALLED] = scope[_INSTALLED] + self._installed if _INSTALLED in scope else self._installed
-        exchange = Exchange(self.manager, scope)
-        raw = raw_value(scope["headers"], self.manager.cookie_name)
-        if raw is not None and not self._recall(exchange, raw):
-            try:
-                await self._load(exchange)
-            except EvsessionError as error:
-                if not self._is_degraded(exchange, error):
-                    await self._refuse(scope, send, error)
-                    return
+        manager = self.manager
+        exchange = Exchange(manager, scope)
+        raw = raw_value(scope["headers"], manager.cookie_name)
+        if manager.takes_bearer:
+            sent = token_sent(scope["headers"])
+            if sent is not None and manager.takes_cookies and has_token(raw):
+                await tell(send, two_tokens(scope))
+                return
+            raw = exchange.choose(raw, sent)
+        if raw is not None and not self._recall(exchange, raw) and not await self._is_loaded(exchange, send):
+            return
         scope[self.scope_key] = exchange.serve()
         conversation = Conversation(exchange, receive, send, self.on_error)
         try:
@@ -100,10 +103,14 @@ class SessionMiddleware:
     def _recall(self, exchange: Exchange, raw: bytes | tuple[bytes, ...]) -> bool:
         """Serve from memory where that can be proved; False calls for `_load`."""
         manager = self.manager
-        ticket = manager.ticket(raw) if isinstance(raw, bytes) else self._only_ticket(exchange, raw)
+        transport = exchange.transport
+        ticket = manager.ticket(raw, transport) if isinstance(raw, bytes) else self._only_ticket(exchange, raw)
         if ticket is None:
             return True
-        if exchange.scope["type"] == "websocket" and not self._origin_is_good(exchange.scope):
+        if transport == "bearer":
+            fence = max(ticket.fence, version_seen(exchange.scope["headers"]))
+            ticket = ticket._replace(fence=fence)
+        elif exchange.scope["type"] == "websocket" and not self._origin_is_good(exchange.scope):
             log.warning("a WebSocket handshake from a foreign origin counts as one without a session")
             return True
         exchange.ticket = ticket
@@ -114,13 +121,14 @@ class SessionMiddleware:
         return cached is not None and cached.stored.snapshot.version >= ticket.fence and now < cached.touch_at
 
     def _only_ticket(self, exchange: Exchange, values: tuple[bytes, ...]) -> Ticket | None:
-        """Return the ticket of several cookies of one name if all good ones are the same, with the highest fence."""
+        """Return the ticket of several tokens if all good ones are the same, with the highest fence."""
+        ticket_of, transport = self.manager.ticket, exchange.transport
         good = sorted(
-            ((t, value) for value in values if (t := self.manager.ticket(value))), key=lambda one: one[0].fence
+            ((t, value) for value in values if (t := ticket_of(value, transport))), key=lambda one: one[0].fence
         )
         if len({ticket[:2] for ticket, _ in good}) > 1:
             sids = sorted({ticket.sid for ticket, _ in good})
-            log.warning("two different session cookies in one request count as none: %s", sids)
+            log.warning("two different session tokens in one request count as none: %s", sids)
             return None
         if not good:
             return None
@@ -134,6 +142,16 @@ class SessionMiddleware:
             return True
         scheme = {"ws": "http", "wss": "https"}.get(scope.get("scheme", "ws"), "http")
         return same_origin(origin, headers.get(b"host", b""), scheme, self.manager.allowed_origins)
+
+    async def _is_loaded(self, exchange: Exchange, send: Send) -> bool:
+        """Load what memory does not have; False if the client was refused instead."""
+        try:
+            await self._load(exchange)
+        except EvsessionError as error:
+            if not self._is_degraded(exchange, error):
+                await self._refuse(exchange.scope, send, error)
+                return False
+        return True
 
     async def _load(self, exchange: Exchange) -> None:
         """Ask the store where the cache does not do, and slide the idle deadline where it is due."""
@@ -167,8 +185,7 @@ class SessionMiddleware:
 
     async def _refuse(self, scope: Scope, send: Send, error: EvsessionError) -> None:
         log.error("the session cannot be served: %s", error)
-        for message in CLOSE if scope["type"] == "websocket" else unavailable_response(b"", error):
-            await send(message)
+        await tell(send, CLOSE if scope["type"] == "websocket" else unavailable_response((), error))
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         manager = self.manager

@@ -8,18 +8,19 @@ from typing import Any
 
 from evsession.config import SessionPolicy
 from evsession.events import Actor, Cause, Changes
-from evsession.tokens import normalise_user_id
+from evsession.tokens import Purpose, normalise_user_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """What `login` was called with; `detected` when only the data told."""
+    """What `login` was called with; `detected` when only the data told, `transport` None for that of the request."""
 
     user_id: str
     names: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     actor: Actor | None = None
     detected: bool = False
+    transport: Purpose | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from evsession.events import Actor, Cause, Changes
 from evsession.info import SessionInfo, info_of
 from evsession.plan import Login, Plan, detect, names_user, user_keys
 from evsession.state import diff
-from evsession.tokens import normalise_user_id
+from evsession.tokens import Purpose, Token, normalise_user_id
 
 if TYPE_CHECKING:
     from _collections_abc import dict_items, dict_keys, dict_values
@@ -27,6 +27,10 @@ class Binding(Protocol):
     """What ties a session to its request: who can commit it, and whether a cookie can still be set."""
 
     source: str
+    issued: Token | None
+
+    def check_transport(self, transport: Purpose) -> None:
+        """Raise `Unsupported` if the manager takes no such tokens."""
 
     def check_open(self, operation: str) -> None:
         """Raise `SessionDetached` if the request is over."""
@@ -183,25 +187,29 @@ class Session(dict[str, Any]):
         names: Mapping[str, str] | None = None,
         facts: Mapping[str, Any] | None = None,
         actor: Actor | None = None,
+        transport: Purpose | None = None,
     ) -> None:
         """Sign a user in: the secret is replaced, the old one dead at once; committed with the response.
 
         `user_id` is a str, int or UUID. `names` are further names the session can be revoked by, such as
         ``{"tenant": "acme"}``. If another user was signed in, that session ends and a new one begins with only what
-        this request sets.
+        this request sets. `transport` says how the client gets its token: as this request came, by default.
 
         Raises:
             InvalidUserId: it cannot identify a user; nothing was changed.
             ResponseStarted: it is too late for a cookie; nothing was changed.
+            Unsupported: the manager takes no tokens of this transport; nothing was changed.
         """
         user = normalise_user_id(user_id)
         self._bound("login").needs_cookie("login")
+        if transport is not None:
+            self._bound("login").check_transport(transport)
         named = tuple(f"{kind}:{value}" for kind, value in (names or {}).items())
         if self.is_dead:
             super().clear()
         elif self._base is not None and self._ends is None and self._base.snapshot.user_id not in (None, user):
             self._switch()
-        self._login = Login(user_id=user, names=named, facts=dict(facts or {}), actor=actor)
+        self._login = Login(user_id=user, names=named, facts=dict(facts or {}), actor=actor, transport=transport)
         self.mark_modified()
 
     def _switch(self) -> None:
@@ -254,6 +262,11 @@ class Session(dict[str, Any]):
         if self._binding is None:
             raise SessionDetached(operation)
         return self._binding
+
+    @property
+    def token(self) -> Token | None:
+        """The bearer token that a commit of this request has handed out, such as the `save` after a `login`."""
+        return None if self._binding is None else self._binding.issued
 
     # ── what it asks for ─────────────────────────────────────────────────────────────────────────────────────────────
 

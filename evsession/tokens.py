@@ -18,19 +18,21 @@ import re
 from binascii import b2a_base64
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
+from evsession.config import Transport
 from evsession.errors import InvalidUserId
 from evsession.keys import Keyring, mac
 
-Purpose = Literal["cookie", "bearer"]
+Purpose = Transport
+"""What a token is good for: the way in which it comes."""
 
 SID_LENGTH: Final = 24
 _SECRET: Final = slice(25, 68)
 _TAG: Final = slice(69, 91)
 _LENGTH: Final = 91
-_FENCE_DIGITS: Final = 10
+FENCE_DIGITS: Final = 10
 _SID_BYTES: Final = 16
 _SECRET_BYTES: Final = 32
 
@@ -63,7 +65,7 @@ class Token:
     def fenced(self, version: int) -> str:
         """Return the text with the version that its client has seen; without, if that has more than 10 digits."""
         digits = str(version)
-        return self.value if len(digits) > _FENCE_DIGITS else f"{self.value}~{digits}"
+        return self.value if len(digits) > FENCE_DIGITS else f"{self.value}~{digits}"
 
     def __repr__(self) -> str:
         return "<Token: hidden>"
@@ -109,6 +111,11 @@ def mint(keyring: Keyring, purpose: Purpose, cookie_name: str, sid: str, random:
         ValueError: it has another length.
     """
     return _signed(keyring, purpose, cookie_name, sid.encode(), _text(_exactly(_SECRET_BYTES, random)))
+
+
+def has_form(text: bytes) -> bool:
+    """Tell whether a text has the form of a token, whoever made it."""
+    return text[_LENGTH : _LENGTH + 1] in (b"", b"~") and _TEXT.fullmatch(text, 0, _LENGTH) is not None
 
 
 def parse(keyring: Keyring, purpose: Purpose, cookie_name: str, text: bytes) -> Ticket | None:
@@ -176,7 +183,7 @@ def _problem(text: str) -> str:
 
 
 def _signer(keyring: Keyring, purpose: Purpose, cookie_name: str, text: bytes) -> int | None:
-    if text[_LENGTH : _LENGTH + 1] not in (b"", b"~") or not _TEXT.fullmatch(text, 0, _LENGTH):
+    if not has_form(text):
         return None
     parts = _covered(purpose, cookie_name, text[:SID_LENGTH], text[_SECRET])
     for index, keys in enumerate(keyring.verifying):
@@ -197,7 +204,7 @@ def _covered(purpose: Purpose, cookie_name: str, sid: bytes, secret: bytes) -> t
 def _fence(text: bytes) -> int:
     # The length is tested first: Python refuses to read thousands of digits, and would take quadratic time for fewer.
     digits = text[_LENGTH + 1 :]
-    return int(digits) if len(digits) <= _FENCE_DIGITS and digits.isdigit() else 0
+    return int(digits) if len(digits) <= FENCE_DIGITS and digits.isdigit() else 0
 
 
 def _hash(secret: bytes) -> str:

@@ -16,6 +16,7 @@ from evsession.config import (
     CookiePolicy,
     SessionPolicy,
     StorePolicy,
+    check_transports,
 )
 from evsession.errors import ConfigError
 
@@ -233,6 +234,19 @@ def test_a_commit_has_time_for_one_reply() -> None:
     with pytest.raises(ConfigError, match="make command_timeout shorter or commit_timeout longer"):
         StorePolicy(commit_timeout=timedelta(seconds=0.9))
     assert StorePolicy(commit_timeout=timedelta(seconds=1)).commit_timeout == timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("transports", [("cookie",), ("bearer",), ("cookie", "bearer"), ("bearer", "cookie")])
+def test_transports_are_kept_in_their_order(transports: tuple[str, ...]) -> None:
+    """The first is the one that new sessions begin with; a list will do."""
+    assert check_transports(transports) == check_transports(list(transports)) == transports
+
+
+@pytest.mark.parametrize("transports", [(), "cookie", "bearer", ("header",), ("cookie", "cookie"), None, 5])
+def test_transports_are_named_once(transports: object) -> None:
+    """A bare text would be taken letter by letter."""
+    with pytest.raises(ConfigError, match=r"use \('cookie',\), \('bearer',\) or"):
+        check_transports(transports)
 
 
 @pytest.mark.parametrize("redact", ["password", ["password"], ("",), (1,), None])

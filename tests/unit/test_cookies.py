@@ -203,6 +203,22 @@ def test_vary_gains_cookie(before: list[tuple[bytes, bytes]], after: list[tuple[
     assert before == after
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([], b"Cookie, Authorization"),
+        ([b"Accept"], b"Accept, Cookie, Authorization"),
+        ([b"authorization"], b"authorization, Cookie"),
+        ([b"Cookie", b"Authorization"], b"Cookie, Authorization"),
+    ],
+)
+def test_vary_gains_what_is_missing_of_several_fields(before: list[bytes], after: bytes) -> None:
+    """A session that may come in two ways depends on both headers."""
+    headers = [(b"vary", value) for value in before]
+    append_vary(headers, b"Cookie, Authorization")
+    assert b", ".join(value for _, value in headers) == after
+
+
 @pytest.mark.parametrize("value", [b"Cookie", b"cookie", b"Accept,COOKIE ", b"*", b"Accept, *"])
 def test_vary_is_not_said_twice(value: bytes) -> None:
     """Nor is cookie added to everything."""

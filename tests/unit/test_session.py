@@ -17,13 +17,13 @@ import pytest
 from evsession.canonical import dumps
 from evsession.codec import Stored
 from evsession.config import SessionPolicy
-from evsession.errors import CodecError, InvalidUserId, ResponseStarted, SessionDetached
+from evsession.errors import CodecError, InvalidUserId, ResponseStarted, SessionDetached, Unsupported
 from evsession.events import Actor, Changes
 from evsession.info import info_of
 from evsession.plan import Login, Plan, detect, names_user, user_keys
 from evsession.session import Session
 from evsession.state import Snapshot
-from evsession.tokens import is_sid
+from evsession.tokens import Purpose, Token, is_sid
 
 SID = "00" + "A" * 22
 POLICY = SessionPolicy()
@@ -45,7 +45,12 @@ class Request:
         self.is_over = is_over
         self.has_started = has_started
         self.source = "memory"
+        self.issued: Token | None = None
         self.asked: list[str] = []
+
+    def check_transport(self, transport: Purpose) -> None:
+        if transport != "cookie":
+            raise Unsupported(f"transport={transport!r}", "use cookies")
 
     def check_open(self, operation: str) -> None:
         if self.is_over:
@@ -265,6 +270,27 @@ def test_a_login_of_nobody_or_of_the_same_user_goes_on(known: str | None) -> Non
     session = begun({"cart": 1}, user_id=known)
     session.login("42")
     assert session.plan() == Plan(login=Login(user_id="42"))
+
+
+def test_a_login_may_choose_how_the_client_gets_its_token() -> None:
+    """What the manager does not take is refused on the line that asks for it, and changes nothing."""
+    session = begun({"a": 1})
+    session.login("ann", transport="cookie")
+    assert session.plan().login == Login(user_id="ann", transport="cookie")
+    with pytest.raises(Unsupported):
+        session.login("joe", transport="bearer")
+    assert session.plan().login == Login(user_id="ann", transport="cookie")
+
+
+def test_only_what_was_issued_here_is_a_token() -> None:
+    """A session that is bound to nothing has none."""
+    assert Session(SessionPolicy()).token is None
+    session = begun({"a": 1})
+    assert session.token is None
+    request = Request()
+    request.issued = Token("x" * 91, "hash")
+    session._binding = request
+    assert session.token is request.issued
 
 
 def test_a_login_of_another_user_leaves_all_behind_that_was_there() -> None:
