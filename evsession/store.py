@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple, Protocol
 
 from evsession.view import Beat, BeatReply
-from evsession.wire import Entry, Position, StreamId
+from evsession.wire import Entry, Line, Position, StreamId
 
 EVENT_KEY: Final = 12
 """How many bytes of an event id say which event it is; the other four count the attempts whose reply was lost.
@@ -101,6 +101,24 @@ class Turn(NamedTuple):
     end: Position
 
 
+class Counters(NamedTuple):
+    """What a shard's log counts of itself, all at one moment.
+
+    `length` entries are there, the first of them at `first`; `end` is where the last commit said that it stands, `last`
+    the last id that the log has given out. `added` entries were appended ever, `trimmed` of them removed by `trim`;
+    `deleted` is the highest id that somebody took out of the middle. `added` and `deleted` are None where the server
+    does not count (before Redis 7.0).
+    """
+
+    length: int
+    first: StreamId
+    last: StreamId
+    end: Position
+    trimmed: int
+    added: int | None
+    deleted: StreamId | None
+
+
 class FeedListener(Protocol):
     """Who is told of what the feed brings, in the order of the log, always in the event loop's thread."""
 
@@ -148,6 +166,18 @@ class Store(Protocol):
 
     async def read(self, shard: str, start: Position, count: int) -> Sequence[Entry]:
         """Return up to `count` entries of a log, the one at `start` included."""
+
+    async def lines(self, shard: str, after: StreamId, count: int) -> Sequence[Line]:
+        """Return up to `count` entries of a log as they lie there, those of strangers included, after an id."""
+
+    async def counters(self, shard: str) -> Counters:
+        """Return what a shard's log counts of itself."""
+
+    async def snapshots(self, cursor: int, count: int) -> tuple[int, Sequence[tuple[str, bytes]]]:
+        """Return about `count` packed snapshots of all shards, and the cursor to go on with; begin at 0, end at 0.
+
+        What is there from the first call to the last is returned at least once.
+        """
 
     async def walk(self, sid: str, limit: int, before: StreamId | None = None) -> Sequence[Entry]:
         """Return the last `limit` entries of one session, oldest first, following its links on the server.

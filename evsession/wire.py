@@ -78,6 +78,22 @@ class Entry(NamedTuple):
         return Position(self.id, self.event_id)
 
 
+Line = tuple[bytes, ...]
+"""One log entry as it lies in the log: its id, then the values of `t s n p i o a c d k m` of design section 3.
+
+Digests are made of these very bytes, so who checks them reads nothing else. What is none of ours is its id alone.
+"""
+
+
+def line_of(entry: Entry) -> Line:
+    """Return an entry as it lies in the log."""
+    return (
+        id_text(entry.id).encode(), entry.type.encode(), entry.sid.encode(), b"%d" % entry.version,
+        entry.previous.encode(), entry.event_id, b"%d" % entry.offset, entry.actor, entry.context, entry.data,
+        entry.key_id.encode(), entry.head,
+    )  # fmt: skip
+
+
 class Notice(NamedTuple):
     """What a feed message tells of one commit; `data` is empty when a value in it is redacted.
 

@@ -15,7 +15,17 @@ from typing import Final
 
 from evsession.codec import HEADER_LENGTH, PREFIX_LENGTH
 from evsession.errors import ConfigError
-from evsession.store import EVENT_KEY, Commit, CommitReply, CommitStatus, FeedListener, FillReply, TouchReply, Turn
+from evsession.store import (
+    EVENT_KEY,
+    Commit,
+    CommitReply,
+    CommitStatus,
+    Counters,
+    FeedListener,
+    FillReply,
+    TouchReply,
+    Turn,
+)
 from evsession.stores.shard import (
     ABSOLUTE,
     AUTHENTICATED,
@@ -29,7 +39,7 @@ from evsession.stores.shard import (
     last_id_of,
 )  # fmt: skip
 from evsession.view import Beat, BeatReply
-from evsession.wire import START, Entry, Position, StreamId, id_text
+from evsession.wire import START, Entry, Line, Position, StreamId, id_text, line_of
 
 ENDED_KEPT_MS: Final = 600_000
 """How long an ended, emptied snapshot stays: ten minutes.  Source: longer than any request in flight may last."""
@@ -163,6 +173,21 @@ class MemoryStore:
     async def read(self, shard: str, start: Position, count: int) -> Sequence[Entry]:
         log, at = self._shard(shard).log, self._shard(shard).index(start.id)
         return log[at : at + count]
+
+    async def lines(self, shard: str, after: StreamId, count: int) -> Sequence[Line]:
+        home = self._shard(shard)
+        at = home.index((after[0], after[1] + 1))
+        return [line_of(entry) for entry in home.log[at : at + count]]
+
+    async def counters(self, shard: str) -> Counters:
+        home = self._shard(shard)
+        first = home.log[0].id if home.log else START.id
+        return Counters(len(home.log), first, home.end.id, home.end, home.trimmed, home.added, START.id)
+
+    async def snapshots(self, cursor: int, count: int) -> tuple[int, Sequence[tuple[str, bytes]]]:
+        now = self._clock()
+        found = [(sid, home.snapshot(sid, now)) for home in self._tags.values() for sid in home.snapshots]
+        return 0, [(sid, packed) for sid, packed in found if packed is not None]
 
     async def walk(self, sid: str, limit: int, before: StreamId | None = None) -> Sequence[Entry]:
         shard = self._shard(sid[:2])

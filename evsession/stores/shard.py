@@ -37,6 +37,7 @@ class Shard:
         self.end = START
         self.ended: dict[str, StreamId] = {}
         """The last entry of each ended session, in the order of the log."""
+        self.added = self.trimmed = 0
         self.snapshots: dict[str, bytes] = {}
         self.expiry = Deadlines()
         self.lapses = Deadlines()
@@ -55,6 +56,7 @@ class Shard:
         """Append an entry; a log of more than `most` loses its oldest tenth."""
         self.log.append(entry)
         self.end = entry.position
+        self.added += 1
         if entry.type == "ended":
             self.ended[entry.sid] = entry.id
         if len(self.log) > most:
@@ -62,6 +64,7 @@ class Shard:
 
     def _drop(self, entries: int) -> None:
         del self.log[:entries]
+        self.trimmed += entries
         first = self.log[0].id if self.log else self.end.id
         for sid in [sid for sid, _ in takewhile(lambda one: one[1] < first, self.ended.items())]:
             del self.ended[sid]

@@ -31,6 +31,7 @@ LASTING: Final = (
     b":ended",
     b":end",
     b":birth",
+    b":trimmed",
     b":workers",
     b":meta}",
     b":archive",

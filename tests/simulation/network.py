@@ -10,9 +10,9 @@ from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 from evsession.errors import StoreUnavailable
-from evsession.store import Commit, CommitReply, FeedListener, FillReply, TouchReply, Turn
+from evsession.store import Commit, CommitReply, Counters, FeedListener, FillReply, TouchReply, Turn
 from evsession.view import Beat, BeatReply
-from evsession.wire import Entry, Position, StreamId, split_message, unpack_notice
+from evsession.wire import Entry, Line, Position, StreamId, split_message, unpack_notice
 from tests.simulation.model import SHARD, Primary
 from tests.simulation.scheduler import VirtualLoop
 
@@ -249,6 +249,15 @@ class Link:
             await asyncio.sleep(TIMEOUT)
             raise _unavailable(outcome_unknown=True)
         return await self._one(lambda: self._network.primary.read(shard, start, count))
+
+    async def lines(self, shard: str, after: StreamId, count: int) -> Sequence[Line]:
+        return await self._one(lambda: self._network.primary.lines(shard, after, count))
+
+    async def counters(self, shard: str) -> Counters:
+        return await self._one(lambda: self._network.primary.counters(shard))
+
+    async def snapshots(self, cursor: int, count: int) -> tuple[int, Sequence[tuple[str, bytes]]]:
+        return await self._one(lambda: self._network.primary.snapshots(cursor, count))
 
     async def walk(self, sid: str, limit: int, before: StreamId | None = None) -> Sequence[Entry]:
         return await self._one(lambda: self._network.primary.walk(sid, limit, before))

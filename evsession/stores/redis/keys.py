@@ -13,7 +13,9 @@ _NAMESPACE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 class Keys:
     """The keys of one shard, made once. The tag is ``{namespace:shard}``."""
 
-    __slots__ = ("archive", "birth", "channel", "end", "ended", "expiry", "log", "sweep_turn", "tag", "workers")
+    __slots__ = (
+        "archive", "birth", "channel", "end", "ended", "expiry", "log", "sweep_turn", "tag", "trimmed", "workers"
+    )  # fmt: skip
 
     def __init__(self, namespace: str, shard: str) -> None:
         self.tag = tag = f"{{{namespace}:{shard}}}"
@@ -21,6 +23,7 @@ class Keys:
         self.expiry = f"{tag}:exp".encode()
         self.ended = f"{tag}:ended".encode()
         self.end = f"{tag}:end".encode()
+        self.trimmed = f"{tag}:trimmed".encode()
         self.birth = f"{tag}:birth".encode()
         self.workers = f"{tag}:workers".encode()
         self.sweep_turn = f"{tag}:turn:sweep".encode()

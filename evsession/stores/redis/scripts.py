@@ -24,6 +24,7 @@ def _without_comments(text: str) -> bytes:
 
 ADVANCE: Final = Script("advance")
 COMMIT: Final = Script("commit")
+COUNT: Final = Script("count")
 DUE: Final = Script("due")
 FILL: Final = Script("fill")
 GIVE: Final = Script("give")

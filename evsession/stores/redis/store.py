@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from evsession.config import StorePolicy
-from evsession.store import Commit, CommitReply, FeedListener, FillReply, TouchReply, Turn
-from evsession.stores.redis import advice
+from evsession.store import Commit, CommitReply, Counters, FeedListener, FillReply, TouchReply, Turn
+from evsession.stores.redis import advice, inspection
 from evsession.stores.redis.address import Address
 from evsession.stores.redis.connection import unavailable
 from evsession.stores.redis.feed import Feed
+from evsession.stores.redis.inspection import FIELDS
 from evsession.stores.redis.keys import Keys, check_namespace, meta_key
 from evsession.stores.redis.link import Link
 from evsession.stores.redis.scripts import (
@@ -31,7 +32,7 @@ from evsession.stores.redis.scripts import (
     WALK,
 )
 from evsession.view import Beat, BeatReply
-from evsession.wire import Entry, Position, StreamId, id_text, parse_id
+from evsession.wire import Entry, Line, Position, StreamId, id_text, parse_id
 
 ENDED_KEPT_MS: Final = 600_000
 """How long an ended, emptied snapshot stays: ten minutes.  Source: longer than any request in flight may last."""
@@ -41,9 +42,6 @@ KEPT_PAST_ABSOLUTE_MS: Final = 86_400_000
 
 SWEEP_TURN_MS: Final = 5_000
 """How long one worker sweeps a shard before another may.  Source: a few pauses between sweeps."""
-
-_FIELDS: Final = [b"t", b"s", b"n", b"p", b"i", b"o", b"a", b"c", b"d", b"k", b"m"]
-"""The fields of an entry, in the order in which `commit.lua` writes them; a newer version may add others."""
 
 log = logging.getLogger("evsession.redis")
 
@@ -191,6 +189,15 @@ class RedisStore:
         reply = await self._connected().call(b"XRANGE", self.keys(shard).log, id_text(start.id), b"+", b"COUNT", count)
         return list(_entries(reply))
 
+    async def lines(self, shard: str, after: StreamId, count: int) -> Sequence[Line]:
+        return await inspection.lines(self._connected(), self.keys(shard), after, count)
+
+    async def counters(self, shard: str) -> Counters:
+        return await inspection.counters(self._connected(), self.keys(shard))
+
+    async def snapshots(self, cursor: int, count: int) -> tuple[int, Sequence[tuple[str, bytes]]]:
+        return await inspection.snapshots(self._connected(), self.namespace, cursor, count)
+
     async def walk(self, sid: str, limit: int, before: StreamId | None = None) -> Sequence[Entry]:
         keys = self.keys(sid[:2])
         start = "" if before is None else id_text(before)
@@ -211,7 +218,8 @@ class RedisStore:
 
     async def trim(self, shard: str, keep: int) -> int:
         keys = self.keys(shard)
-        removed: int = await self._connected().run(TRIM, (keys.log, keys.end, keys.archive, keys.ended), keep)
+        touched = (keys.log, keys.end, keys.archive, keys.ended, keys.trimmed)
+        removed: int = await self._connected().run(TRIM, touched, keep)
         return removed
 
     async def take_turn(self, shard: str, job: str, holder: str, length: int) -> Turn | None:
@@ -285,12 +293,12 @@ def _entries(raw: Iterable[tuple[bytes, list[bytes]]]) -> Iterator[Entry]:
 
 
 def _entry(id_: bytes, fields: list[bytes]) -> Entry:
-    if fields[::2] == _FIELDS:  # as nearly always, and a dict takes 2 µs
+    if fields[::2] == FIELDS:  # as nearly always, and a dict takes 2 µs
         values = fields[1::2]
     else:
         pairs = iter(fields)
         by_name = dict(zip(pairs, pairs, strict=True))
-        values = [by_name[name] for name in _FIELDS]
+        values = [by_name[name] for name in FIELDS]
     type_, sid, version, previous, event_id, offset, actor, context, data, key_id, head = values
     return Entry(
         parse_id(id_),

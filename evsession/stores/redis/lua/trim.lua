@@ -2,8 +2,10 @@
 --
 -- Where there is an archive, its last entry proves the history to the archiver, and what follows is not yet safe.
 --
+-- It counts what it removes, so that whoever verifies the log can tell trimming from tampering.
+--
 -- KEYS[1]  {ns:NN}:log   KEYS[2]  {ns:NN}:end   KEYS[3]  {ns:NN}:archive  checkpoint, begins with an id
--- KEYS[4]  {ns:NN}:ended, which forgets the sessions whose end went
+-- KEYS[4]  {ns:NN}:ended, which forgets the sessions whose end went   KEYS[5]  {ns:NN}:trimmed
 -- ARGV[1]  how many ms of entries to keep
 --
 -- Returns how many entries went
@@ -25,7 +27,8 @@ local first_kept = string.format('%.0f-0', horizon)
 for _, safe in ipairs({last, redis.call('GET', KEYS[3]) or last}) do
   if earlier(safe, first_kept) then first_kept = string.match(safe, '^%S+') end
 end
-local removed = redis.call('XTRIM', KEYS[1], 'MINID', '~', first_kept)
+local went = redis.call('XTRIM', KEYS[1], 'MINID', '~', first_kept)
 local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
 if first then redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', '(' .. string.match(first[1], '^%d+')) end
-return removed
+if went > 0 then redis.call('INCRBY', KEYS[5], went) end
+return went
