@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from evsession.bearer import news
 from evsession.cache import Cached
@@ -45,6 +45,9 @@ class Exchange:
         "bearer", "cached", "control", "cookie", "is_over", "issued", "manager", "mends", "raw", "scope", "session",
         "source", "started", "ticket", "transport",
     )  # fmt: skip
+
+    new_session: ClassVar[Callable[..., Session]] = Session
+    """Makes the session that a handler gets: policy, snapshot, whether that is flat, whether the token was dead."""
 
     def __init__(self, manager: SessionManager, scope: Any) -> None:
         self.manager = manager
@@ -89,18 +92,18 @@ class Exchange:
         ended, or with a secret that a login replaced, it is empty and dead: its writes are dropped, so that no answer
         to an old request can put its cookie in the place of a newer one.
         """
-        policy = self.manager.policy
+        policy, new_session = self.manager.policy, self.new_session
         ticket, cached = self.ticket, self.cached
         if cached is None or ticket is None or cached.stored.snapshot.ended in DEADLINES:
             self.ticket = None
-            session = Session(policy)
+            session = new_session(policy)
         else:
             stored = cached.stored
             snapshot = stored.snapshot
             if cached.dead or snapshot.ended is not None or ticket.secret_hash not in snapshot.secrets:
-                session = Session(policy, is_dead=True)
+                session = new_session(policy, is_dead=True)
             else:
-                session = Session(policy, stored, cached.flat)
+                session = new_session(policy, stored, cached.flat)
         session._binding = self
         session.stale = self.source == "stale"
         self.session = session

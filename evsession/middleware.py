@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,6 +31,8 @@ class SessionMiddleware:
     keep it alive. `on_error` may answer a failed commit in the place of the default. The same manager twice passes
     through; two managers need different cookie names and `scope_key`.
     """
+
+    new_exchange: ClassVar[type[Exchange]] = Exchange
 
     def __init__(
         self,
@@ -63,7 +65,7 @@ class SessionMiddleware:
             return
         scope[_INSTALLED] = scope[_INSTALLED] + self._installed if _INSTALLED in scope else self._installed
         manager = self.manager
-        exchange = Exchange(manager, scope)
+        exchange = self.new_exchange(manager, scope)
         raw = raw_value(scope["headers"], manager.cookie_name)
         if manager.takes_bearer:
             sent = token_sent(scope["headers"])
@@ -90,7 +92,7 @@ class SessionMiddleware:
 
     def _is_inner(self, scope: Scope) -> bool:
         for other in scope[_INSTALLED]:
-            if other is self.manager:
+            if self._is_same(other):
                 return True
             if other.cookie.name == self.manager.cookie.name:
                 msg = (
@@ -99,6 +101,10 @@ class SessionMiddleware:
                 )
                 raise ConfigError(msg)
         return False
+
+    def _is_same(self, other: SessionManager) -> bool:
+        """Tell whether what another manager serves is what this one would serve."""
+        return other is self.manager
 
     def _recall(self, exchange: Exchange, raw: bytes | tuple[bytes, ...]) -> bool:
         """Serve from memory where that can be proved; False calls for `_load`."""

@@ -1,0 +1,271 @@
+"""In the place of `starlette.middleware.sessions`: the same constructor, order, defaults and behaviour.
+
+``from evsession.starlette import SessionMiddleware`` is the one line that changes. What is the same, and what is safer
+on purpose, stands in docs/reference/starlette.md, rule by rule.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from hashlib import blake2b
+from typing import Any, Final, Literal, Self, cast
+from weakref import WeakValueDictionary
+
+from starlette.datastructures import Secret
+from starlette.types import ASGIApp
+
+from evsession import middleware, session
+from evsession.codec import Stored
+from evsession.config import CookiePolicy, SameSite, SessionPolicy
+from evsession.cookies import CookieRenderer
+from evsession.errors import ConfigError, InvalidUserId, StoreUnavailable
+from evsession.exchange import Exchange
+from evsession.keys import SECRET_LENGTH
+from evsession.manager import SessionManager
+from evsession.plan import Plan
+from evsession.stores.memory import MemoryStore
+from evsession.tokens import normalise_user_id
+
+SecretKey = str | bytes | Secret | Sequence[str | bytes | Secret]
+
+TWO_WEEKS: Final = 14 * 24 * 60 * 60
+"""Starlette's `max_age`, in seconds."""
+
+UNUSED_FOR: Final = timedelta(seconds=TWO_WEEKS)
+"""How long an unused session is kept for ``max_age=None``: Starlette, which keeps none, has no such time."""
+
+WHOLE_LIFE: Final = timedelta(days=400)
+"""When a session ends however it is used, unless `max_age` is longer.  Source: RFC 6265bis, 5.5, the longest that a
+browser keeps a cookie."""
+
+LONGEST: Final = 3650 * 24 * 60 * 60
+"""Seconds of the longest duration that a policy takes."""
+
+AT_ONCE: Final = timedelta(milliseconds=1)
+"""How long a session lives when `max_age` is below 1: the shortest duration that a policy takes."""
+
+log = logging.getLogger("evsession.starlette")
+
+_memories: WeakValueDictionary[bytes, MemoryStore] = WeakValueDictionary()
+"""The sessions in memory, by a digest of their secret: as with signed cookies, one secret is one set of sessions."""
+
+_warned: set[str] = set()
+
+
+class Session(session.Session):
+    """Starlette's `Session`, with `accessed` and `modified`, and all that evsession's can do.
+
+    It is made like a dict; the middleware makes those that are committed. Emptied, it ends.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, *args: Any, **values: Any) -> None:
+        super().__init__(_ALONE)
+        dict.update(self, *args, **values)
+
+    @classmethod
+    def of(cls, policy: SessionPolicy, base: Stored | None = None, flat: bool = True, is_dead: bool = False) -> Self:
+        """Return the session of a request."""
+        made = cls.__new__(cls)
+        session.Session.__init__(made, policy, base, flat, is_dead)
+        return made
+
+    def pop(self, key: str, *default: Any) -> Any:
+        """Remove a key and return its value; without it, nothing was accessed."""
+        return super().pop(key, *default) if dict.__contains__(self, key) else dict.pop(self, key, *default)
+
+    def popitem(self) -> tuple[str, Any]:
+        """Remove the newest key and return it with its value; in an empty session, nothing was modified."""
+        return super().popitem() if dict.__len__(self) else dict.popitem(self)
+
+    def clear(self) -> None:
+        """End the session; values set afterwards begin a new one."""
+        if self._binding is not None:
+            super().clear()
+        else:
+            self.mark_modified()
+            dict.clear(self)
+
+    def plan(self) -> Plan:
+        """Return what is to be committed; a session from which the last key went is at its end, as its cookie is."""
+        plan = super().plan()
+        if self or not self.modified or self.base is None or plan.end is not None or plan.login is not None:
+            return plan
+        before = self.base.snapshot
+        by_login = before.user_id is not None and not before.detected
+        return plan if by_login else Plan(end="logout", begins=True)
+
+
+class _Exchange(Exchange):
+    __slots__ = ()
+
+    new_session = Session.of
+
+    async def commit(self, plan: Plan) -> None:
+        await super().commit(plan)
+        if not plan and not self.started and not self.cookie:
+            await self._set_again()
+
+    async def _set_again(self) -> None:
+        """Set the cookie anew, and its age with it, where only equal values were set: to Starlette that is a change."""
+        base, cached = self.session.base, self.cached
+        if base is None or cached is None or not self.session.modified:
+            return
+        try:
+            await self.manager.touch(cached)
+        except StoreUnavailable as error:
+            log.debug("a cookie is not set again: %s", error)
+        else:
+            self._fence(base.snapshot.version)
+
+
+class _Cookies(CookieRenderer):
+    """Spells cookies as Starlette does."""
+
+    def __init__(self, policy: CookiePolicy, max_age: int | None, same_site: str) -> None:
+        super().__init__(policy)
+        self._age = "" if max_age is None else f"Max-Age={max_age}; "
+        self._path = policy.path
+        self._flags = "; ".join(_flags(policy, same_site))
+
+    def set(self, value: str, max_age: timedelta | None = None) -> bytes:
+        age = self._age if max_age is None else f"Max-Age={max_age // timedelta(seconds=1)}; "
+        return self._spelled(value, age)
+
+    def clear(self) -> bytes:
+        return self._spelled("null", "expires=Thu, 01 Jan 1970 00:00:00 GMT; ")
+
+    def _spelled(self, value: str, age: str) -> bytes:
+        return f"{self._name}={value}; path={self._path}; {age}{self._flags}".encode("ascii")
+
+
+def _flags(policy: CookiePolicy, same_site: str) -> list[str]:
+    flags = ["httponly", f"samesite={same_site}"]
+    if policy.secure:
+        flags.append("secure")
+    if policy.domain is not None:
+        flags.append(f"domain={policy.domain}")
+    if policy.partitioned:
+        flags.append("partitioned")
+    return flags
+
+
+class SessionMiddleware(middleware.SessionMiddleware):
+    """Starlette's `SessionMiddleware`, with sessions on the server.
+
+    `url` says where: ``redis://…`` for several workers. Without, they live in this process's memory, and a warning says
+    so once. `manager` is for everything else, and brings its own key, cookie and policies.
+
+    Raises:
+        ConfigError: settings contradict each other, or a browser would drop the cookie; the text names the fix.
+    """
+
+    new_exchange = _Exchange
+
+    def __init__(  # noqa: PLR0917 (Starlette's order)
+        self,
+        app: ASGIApp,
+        secret_key: SecretKey | None = None,
+        session_cookie: str = "session",
+        max_age: int | None = TWO_WEEKS,
+        path: str = "/",
+        same_site: Literal["lax", "strict", "none"] = "lax",
+        https_only: bool = False,
+        domain: str | None = None,
+        partitioned: bool = False,
+        *,
+        url: str | None = None,
+        manager: SessionManager | None = None,
+    ) -> None:
+        if manager is not None:
+            given = (secret_key, session_cookie, max_age, path, same_site, https_only, domain, partitioned, url)
+            _check_alone(given)
+            super().__init__(app, manager)
+            return
+        if secret_key is None:
+            msg = "SessionMiddleware needs secret_key=, or a manager= that has one"
+            raise ConfigError(msg)
+        cookie = CookiePolicy(
+            name=session_cookie, path=path, domain=domain, secure=https_only,
+            same_site=cast(SameSite, same_site.lower()), partitioned=partitioned,
+        )  # fmt: skip
+        made = _manager(secret_key, url, cookie, _policy(max_age))
+        made.renderer = _Cookies(cookie, max_age, same_site)
+        # To Starlette only what is written keeps a session alive; without max_age it lives as long as it is used.
+        super().__init__(app, made, passive=() if max_age is None else ("/",))
+
+    def _is_same(self, other: SessionManager) -> bool:
+        """Tell whether it is this manager, or that of a middleware around this one with the same secret and cookie."""
+        mine = self.manager
+        return other.worker.store is mine.worker.store and other.cookie_name == mine.cookie_name
+
+
+def _check_alone(given: tuple[object, ...]) -> None:
+    names = (
+        "secret_key", "session_cookie", "max_age", "path", "same_site", "https_only", "domain", "partitioned", "url",
+    )  # fmt: skip
+    usual = (None, "session", TWO_WEEKS, "/", "lax", False, None, False, None)
+    if both := [name for name, value, default in zip(names, given, usual, strict=True) if value != default]:
+        settings = ", ".join(f"{name}=" for name in both)
+        msg = f"manager= brings its own {settings}; drop what stands beside it, and give it to SessionManager"
+        raise ConfigError(msg)
+
+
+def _policy(max_age: int | None) -> SessionPolicy:
+    idle = UNUSED_FOR if max_age is None else max(timedelta(seconds=min(max_age, LONGEST)), AT_ONCE)
+    return SessionPolicy(idle_timeout=idle, absolute_timeout=max(idle, WHOLE_LIFE), user_key=user_of)
+
+
+def user_of(data: Mapping[str, Any]) -> str | None:
+    """Return the user that ``user_id`` in the data names; None for what cannot be one, which Starlette takes too."""
+    try:
+        return normalise_user_id(data.get("user_id"))
+    except InvalidUserId:
+        return None
+
+
+_ALONE: Final = SessionPolicy(user_key=None)
+"""The policy of a session outside of requests."""
+
+
+def _manager(secret_key: SecretKey, url: str | None, cookie: CookiePolicy, policy: SessionPolicy) -> SessionManager:
+    secrets = _texts(secret_key)
+    if url is not None:
+        return SessionManager.from_url(url, secret_key=secrets, cookie=cookie, policy=policy)
+    warn_of_memory()
+    secrets = [_long_enough(secret) for secret in secrets]
+    return SessionManager(memory_of(secrets[0]), secret_key=secrets, cookie=cookie, policy=policy)
+
+
+def _texts(secret_key: SecretKey) -> list[str | bytes]:
+    listed = [secret_key] if isinstance(secret_key, str | bytes | Secret) else list(secret_key)
+    return [str(secret) if isinstance(secret, Secret) else secret for secret in listed]
+
+
+def _long_enough(secret: str | bytes) -> str | bytes:
+    """Return a secret as it is, or stretched: what it signs here opens nothing without what only this process knows."""
+    if len(secret) >= SECRET_LENGTH:
+        return secret
+    return blake2b(secret if isinstance(secret, bytes) else secret.encode(), person=b"evsession short").hexdigest()
+
+
+def memory_of(secret: str | bytes) -> MemoryStore:
+    """Return the memory in which the sessions under a secret live, as long as any middleware uses it."""
+    digest = blake2b(secret if isinstance(secret, bytes) else secret.encode()).digest()
+    memory = _memories.get(digest)
+    if memory is None:
+        memory = _memories[digest] = MemoryStore()
+    return memory
+
+
+def warn_of_memory() -> None:
+    """Say once in a process that its sessions are its own."""
+    if "memory" not in _warned:
+        _warned.add("memory")
+        log.warning(
+            "sessions live in the memory of this process: they end with it, and no other worker has them;"
+            " for production pass url='redis://…', or manager=SessionManager.from_env()"
+        )
