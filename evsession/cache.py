@@ -523,3 +523,11 @@ class Cache:
         limit = self._views[CONTROL].lease_until
         for view in self._views.values() if changed.shard == CONTROL else (changed,):
             view.serve_until = min(view.lease_until, limit)
+
+
+class UnfedCache(Cache):
+    """The cache over a store without a feed: it never serves, because nobody would tell it what has changed."""
+
+    def lookup(self, sid: str, now: float) -> Cached | None:
+        """Return None: every request asks the store."""
+        return None

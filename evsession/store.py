@@ -140,6 +140,10 @@ class Store(Protocol):
     def is_remote(self) -> bool:
         """Whether other processes write here too, so that heartbeats, feed and sweeps must run in the background."""
 
+    @property
+    def has_log(self) -> bool:
+        """Whether there is a log with a feed. Without, every request asks the store, and no history is kept."""
+
     async def open(self, worker: str, bound: int, listener: FeedListener) -> None:
         """Connect, under a worker id and with its bound of staleness in ms for the records of heartbeats."""
 

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 import anyio
 
-from evsession.cache import Cache
+from evsession.cache import Cache, UnfedCache
 from evsession.codec import FORMAT
 from evsession.committer import Committer
 from evsession.config import AuditPolicy, CachePolicy, SessionPolicy, StorePolicy
@@ -97,7 +97,7 @@ class Worker:
         """Begin as a new worker: with an id of its own, an empty cache, and nothing open."""
         self.id = secrets.token_hex(4)
         policy = self.session_policy
-        self.cache = Cache(self._cache_policy, self.keys)
+        self.cache = (Cache if self.store.has_log else UnfedCache)(self._cache_policy, self.keys)
         self.replica = Replica(self.store, self.cache, self.keys, self.clock)
         self.drafter = Drafter(
             self.keys,

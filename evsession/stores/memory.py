@@ -68,6 +68,7 @@ class MemoryStore:
     """
 
     is_remote: Final = False
+    has_log: Final = True
 
     def __init__(
         self, *, shards: int = 1, clock: Callable[[], int] | None = None, max_entries: int = MAX_ENTRIES

@@ -115,6 +115,7 @@ class Link:
     """The store of one worker: each call is a request, executed later, and a reply that comes later still, or never."""
 
     is_remote: Final = True
+    has_log: Final = True
     shards: Final[Sequence[str]] = (SHARD,)
 
     def __init__(self, network: Network, owner: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from evsession.cache import ENTRY_OVERHEAD, MAX_TOMBSTONES, Cache, is_flat
+from evsession.cache import ENTRY_OVERHEAD, MAX_TOMBSTONES, Cache, UnfedCache, is_flat
 from evsession.config import CachePolicy
 from evsession.events import Authenticated, Created, Ended, Event, Renewed, Updated
 from evsession.view import CONTROL, BeatReply
@@ -66,6 +66,14 @@ def test_the_newest_copy_needs_no_lease() -> None:
     assert cached.stored.snapshot.data == {"n": 1}
     world.cache.fork(world.view)
     assert world.cache.newest(A) is None
+
+
+def test_without_a_feed_nothing_is_served() -> None:
+    """Given a store that tells of no change, when a session is asked for, then the answer is always a fill."""
+    world = world_with(n=1)
+    world.cache.__class__ = UnfedCache
+    assert world.served(A, 0.1) is None
+    assert world.cache.newest(A) is not None
 
 
 def test_stale_copies_are_served_as_far_as_the_policy_says() -> None:

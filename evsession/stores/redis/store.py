@@ -54,6 +54,7 @@ class RedisStore:
     """
 
     is_remote: Final = True
+    has_log: Final = True
 
     def __init__(
         self, url: str, *, namespace: str = "evsession", shards: int = 1, policy: StorePolicy | None = None
