@@ -7,6 +7,7 @@
     ├── CodecError               a value has no JSON form
     ├── StoreUnavailable         Redis did not answer in time, or refused
     ├── UnknownFormat            a newer evsession wrote this
+    ├── LogTrimmed               the log does not reach back so far
     ├── CorruptSnapshot          a snapshot's body does not match its head
     ├── ResponseStarted          too late for a cookie
     ├── SessionDetached          used outside its request
@@ -26,7 +27,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 _PASSWORD: Final = re.compile(r"(?<=://)\S*@|(?<=[?&]password=)[^&\s'\"]+")
@@ -97,6 +98,19 @@ class UnknownFormat(EvsessionError):
         self.found = found
         self.known = known
         super().__init__(f"{what} has the format {found!r}, this version reads {known}; upgrade evsession here")
+
+
+class LogTrimmed(EvsessionError):
+    """What was asked for is older than the log, and there is no archive that has it.
+
+    `what` was looked for, `begins_at` is when the log, or what it has of that, begins.
+    """
+
+    def __init__(self, what: str, begins_at: datetime) -> None:
+        self.what = what
+        self.begins_at = begins_at
+        fact = f"the log has nothing of {what} before {begins_at.isoformat(timespec='milliseconds')}"
+        super().__init__(f"{fact}; give the archive as well, or begin there: since='start'")
 
 
 class CorruptSnapshot(EvsessionError):

@@ -1,6 +1,9 @@
 """The audit trail: what happened to sessions, as the log has it."""
 
 from evsession.audit.entries import Entries
-from evsession.audit.history import MAX_HISTORY, Audit, History
+from evsession.audit.explain import Explanation
+from evsession.audit.history import MAX_HISTORY, History
+from evsession.audit.trail import Audit
+from evsession.audit.travel import Difference, PastState
 
-__all__ = ["MAX_HISTORY", "Audit", "Entries", "History"]
+__all__ = ["MAX_HISTORY", "Audit", "Difference", "Entries", "Explanation", "History", "PastState"]

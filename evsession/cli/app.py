@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 from evsession.cli.demo import demo
+from evsession.cli.diff import diff
+from evsession.cli.explain import explain
 from evsession.cli.history import history
+from evsession.cli.show import show
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -34,3 +37,6 @@ def evsession(
 
 app.command()(demo)
 app.command()(history)
+app.command()(show)
+app.command()(diff)
+app.command()(explain)

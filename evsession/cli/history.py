@@ -33,7 +33,7 @@ def history(
 
     events = run(_events(app, session, limit))
     if not events:
-        fail(f"the log has no events of session {session!r}; ended sessions are found for ten minutes")
+        fail(f"the log has no events of session {session!r}; check the id, the namespace and the server")
     if not as_json:
         print_table(history_table(events))
         return

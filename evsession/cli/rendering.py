@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.text import Text
 from evsession.canonical import dumps
 
 if TYPE_CHECKING:
+    from evsession.audit import Difference, Explanation, PastState
     from evsession.events import Actor, RecordedEvent
 
 MOST_SHOWN: Final = 90
@@ -23,9 +25,15 @@ def print_json(value: object) -> None:
     print(dumps(value).decode())
 
 
+def terminal() -> Console:
+    """Return the terminal; where the output is no terminal, lines are as long as they need to be."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=max(console.width, 160))
+
+
 def print_table(table: Table) -> None:
     """Print a table as wide as the terminal is."""
-    Console(highlight=False).print(table)
+    terminal().print(table)
 
 
 def plain(event: RecordedEvent) -> dict[str, Any]:
@@ -49,6 +57,124 @@ def plain(event: RecordedEvent) -> dict[str, Any]:
 def plain_actor(actor: Actor | None) -> dict[str, str] | None:
     """Return an actor as JSON can hold it."""
     return None if actor is None else {"kind": actor.kind, "id": actor.id}
+
+
+def plain_state(state: PastState) -> dict[str, Any]:
+    """Return a state of a session as JSON can hold it."""
+    return {
+        "session_id": state.session_id,
+        "version": state.version,
+        "at": state.at.isoformat(timespec="milliseconds"),
+        "user_id": state.user_id,
+        "names": list(state.names),
+        "facts": dict(state.facts),
+        "ended": state.ended,
+        "data": dict(state.data),
+        "redacted": list(state.redacted),
+        "last": plain(state.last),
+    }
+
+
+def plain_difference(difference: Difference) -> dict[str, Any]:
+    """Return a difference as JSON can hold it."""
+    before, after = difference.before, difference.after
+    return {
+        "from": None if before is None else before.version,
+        "to": None if after is None else after.version,
+        "set": dict(difference.set),
+        "unset": list(difference.unset),
+    }
+
+
+def plain_explanation(why: Explanation) -> dict[str, Any]:
+    """Return an explanation as JSON can hold it."""
+    names = ("session_id", "status", "sentence", "user_id", "cause", "reason", "address", "method", "route", "name")
+    return {name: getattr(why, name) for name in names} | {
+        "at": _iso(why.at),
+        "until": _iso(why.until),
+        "actor": plain_actor(why.actor),
+        "signed_in_by": plain_actor(why.signed_in_by),
+        "event": None if why.event is None else plain(why.event),
+    }
+
+
+def _iso(time: datetime | None) -> str | None:
+    return None if time is None else time.isoformat(timespec="milliseconds")
+
+
+# ── for people ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def print_state(state: PastState) -> None:
+    """Print a session as it was: who and when, then its data key by key."""
+    facts = {
+        "session": state.session_id,
+        "version": f"{state.version}, since {_seconds(state.at)} ({state.last.type})",
+        "user": state.user_id or "nobody",
+        "names": ", ".join(state.names),
+        "ended": state.ended,
+    }
+    console = terminal()
+    console.print(_fact_table(facts))
+    console.print(_data_table(state.data))
+
+
+def print_difference(difference: Difference) -> None:
+    """Print what was removed and set, line by line."""
+    console, before = terminal(), difference.before.data if difference.before else {}
+    for key in difference.unset:
+        console.print(Text(f"- {_line(key, before.get(key))}", "red"))
+    for key, value in difference.set.items():
+        if key in before:
+            console.print(Text(f"- {_line(key, before[key])}", "red"))
+        console.print(Text(f"+ {_line(key, value)}", "green"))
+    if not difference.set and not difference.unset:
+        console.print("no difference in its data")
+
+
+def print_explanation(why: Explanation, events: Iterable[RecordedEvent]) -> None:
+    """Print the sentence, what it is made of, and the session's last events."""
+    console = terminal()
+    console.print(Text(printable(why.sentence), "bold green" if why.status == "alive" else "bold red"))
+    by, login = why.actor, why.signed_in_by
+    facts = {
+        "cause": why.cause,
+        "reason": why.reason,
+        "revoked": why.name,
+        "when": _seconds(why.at) if why.at else None,
+        "until": _seconds(why.until) if why.until else None,
+        "by": f"{by.kind} {by.id}" if by else None,
+        "signed in by": f"{login.kind} {login.id}" if login else None,
+        "from": why.address,
+        "request": f"{why.method or ''} {why.route}".strip() if why.route else None,
+    }
+    console.print(_fact_table(facts))
+    if events := list(events):
+        console.print(history_table(events))
+
+
+def _seconds(at: datetime) -> str:
+    return at.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _fact_table(facts: Mapping[str, object]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    table.add_column(style="dim")
+    for name, value in facts.items():
+        if value:
+            table.add_row(name, Text(printable(str(value))))
+    return table
+
+
+def _data_table(data: Mapping[str, Any]) -> Table:
+    table = Table("key", "value")
+    for key, value in data.items():
+        table.add_row(Text(printable(key)), Text(printable(dumps(value).decode())))
+    return table
+
+
+def _line(key: str, value: object) -> str:
+    return printable(f"{key} = {dumps(value).decode()}")
 
 
 def history_table(events: Iterable[RecordedEvent], title: str | None = None) -> Table:

@@ -6,13 +6,14 @@ import json
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import anyio.to_thread
 import pytest
 from typer.testing import CliRunner, Result
 
-from evsession import SessionManager
+from evsession import Actor, SessionManager
 from evsession.cli.app import app
 from tests.servers import Server
 
@@ -137,3 +138,89 @@ async def test_a_manager_that_has_read_can_start_as_a_worker(server: Server, man
         assert len(await other.audit.history(session.id)) == 1
     async with other:
         assert len(await manager.worker.store.records("00")) == 2
+
+
+# ── one session ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+async def session_id(manager: SessionManager) -> str:
+    """Return a session with a past: a canary in a redacted key, control characters, and an end by an operator."""
+    data = {"cart": ["tea"], "api_token": "canary", "note": "\x1b[2J\x9b"}
+    session = await manager.create(user_id="ada", data=data)
+    await manager.update(session.id, lambda data: data.update(cart=["tea", "milk"], theme="dark"))
+    await manager.update(session.id, lambda data: data.pop("theme") and None)
+    await manager.revoke(session.id, reason="lost phone \x1b[31m", actor=Actor.admin("joe"))
+    return session.id
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["history"], ["authenticated", "user ada", "cause revoked", "lost phone"]),
+        (["show"], ["ended", "revoked", "ada"]),
+        (["show", "--version", "2"], ['["tea","milk"]', "version", "theme", '"dark"']),
+        (["diff", "--", "1", "2"], ['- cart = ["tea"]', '+ cart = ["tea","milk"]', '+ theme = "dark"']),
+        (["diff", "--", "2", "3"], ['- theme = "dark"']),
+        (["diff", "--", "3", "3"], ["no difference"]),
+        (["explain"], ["of user ada was revoked by admin joe at", "because: lost phone", "by", "authenticated"]),
+    ],
+)
+async def test_a_session_is_printed_for_people(
+    server: Server, session_id: str, arguments: list[str], expected: list[str]
+) -> None:
+    """Nothing that a client wrote steers the terminal, and no redacted value is there."""
+    name, *more = arguments
+    done = await command(name, session_id, *more, **settings(server))
+    assert done.exit_code == 0, done.output
+    for text in expected:
+        assert text in done.stdout
+    assert not {"\x1b", "\x9b"} & set(done.output)
+    assert "canary" not in done.output
+
+
+async def test_a_session_is_printed_for_programs(server: Server, session_id: str) -> None:
+    """Each reading as JSON, complete and without the canary."""
+
+    async def told(*arguments: str) -> list[dict[str, Any]]:
+        done = await command(*arguments, "--json", **settings(server))
+        assert done.exit_code == 0, done.output
+        assert "canary" not in done.output
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    events = await told("history", session_id)
+    assert [(event["version"], event["type"]) for event in events] == [
+        (1, "authenticated"), (2, "updated"), (3, "updated"), (4, "ended"),
+    ]  # fmt: skip
+    (state,) = await told("show", session_id, "--version", "3")
+    assert (state["version"], state["user_id"], state["ended"]) == (3, "ada", None)
+    assert state["data"]["cart"] == ["tea", "milk"]
+    assert state["redacted"] == ["/api_token"]
+    (then,) = await told("show", session_id, "--at", events[0]["at"])
+    assert then["version"] >= 1
+    (difference,) = await told("diff", session_id, "1", "2")
+    assert difference == {"from": 1, "to": 2, "set": {"cart": ["tea", "milk"], "theme": "dark"}, "unset": []}
+    (why,) = await told("explain", session_id)
+    assert (why["status"], why["cause"], why["actor"]) == ("ended", "revoked", {"kind": "admin", "id": "joe"})
+    assert why["event"]["id"] == events[-1]["id"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["show", NOBODY], "did not exist then"),
+        (["show", NOBODY, "--version", "1", "--at", "2026-11-21"], "contradict each other"),
+        (["show", NOBODY, "--at", "yesterday"], "neither a version nor a time"),
+        (["diff", NOBODY, "1", "x"], "neither a version nor a time"),
+        (["explain", NOBODY], "Nothing is known of a session"),
+        (["explain", "cookie.and.more"], "pass the public id"),
+    ],
+)
+async def test_what_cannot_be_printed_is_said(
+    server: Server, manager: SessionManager, arguments: list[str], says: str
+) -> None:
+    """In one line, with exit code 1."""
+    done = await command(*arguments, **settings(server))
+    assert done.exit_code == 1
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -14,6 +14,7 @@ from evsession.errors import (
     CorruptSnapshot,
     EvsessionError,
     InvalidUserId,
+    LogTrimmed,
     ResponseStarted,
     SessionConflict,
     SessionDetached,
@@ -52,6 +53,7 @@ def test_the_tree_is_the_one_that_the_docstring_draws() -> None:
         (StoreUnavailable(SECOND), "try again in 1 s"),
         (StoreUnavailable(SECOND, outcome_unknown=True), "so read before you repeat it; try again in 1 s"),
         (UnknownFormat("snapshot of session 00x", "3", "2"), "upgrade evsession here"),
+        (LogTrimmed("session 00x", datetime(2026, 11, 21, tzinfo=UTC)), "or begin there: since='start'"),
         (CorruptSnapshot("00x"), "find out who can write to Redis, then run `evsession verify`"),
         (ResponseStarted("login()"), "call it before you begin to answer"),
         (SessionDetached(), "use manager.edit(id) or manager.update(id, change)"),
