@@ -147,14 +147,20 @@ def same_origin(origin: bytes, host: bytes, scheme: str, allowed: Sequence[str])
     passes where the socket looks insecure, because proxies that end TLS seldom say so, and it is the more trusted of
     the two. Never raises.
     """
-    page = origin.decode("latin-1").lower()
-    if any(_same(page, listed.lower()) for listed in allowed):
+    if is_listed(origin, allowed):
         return True
+    page = origin.decode("latin-1").lower()
     sent, asked = _ORIGIN.fullmatch(page), _HOST.fullmatch(host.decode("latin-1").lower())
     if sent is None or asked is None or (scheme in ("wss", "https") and sent[1] == "http"):
         return False
     port = int(asked[2]) if asked[2] else _PORTS[sent[1]]
     return (sent[2], _port(sent)) == (asked[1], port)
+
+
+def is_listed(origin: bytes, allowed: Sequence[str]) -> bool:
+    """Tell whether an `origin` header names one of the allowed origins. Never raises."""
+    page = origin.decode("latin-1").lower()
+    return any(_same(page, listed.lower()) for listed in allowed)
 
 
 def _same(page: str, listed: str) -> bool:

@@ -12,11 +12,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from evsession.bearer import has_token, token_sent, two_tokens, version_seen
 from evsession.conversation import CLOSE, Conversation, OnError, tell, unavailable_response
 from evsession.cookies import raw_value, same_origin
-from evsession.errors import ConfigError, EvsessionError, StoreUnavailable
+from evsession.errors import ConfigError, EvsessionError, SessionDetached, StoreUnavailable
 from evsession.exchange import Exchange
 from evsession.manager import SessionManager
 from evsession.session import Session
-from evsession.tokens import Ticket
+from evsession.tokens import Purpose, Ticket
 
 SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS"))
 _INSTALLED: Final = "evsession.installed"
@@ -231,10 +231,42 @@ def session_of(connection: HTTPConnection, scope_key: str = "session") -> Sessio
     Raises:
         ConfigError: the middleware is not installed, or is another library's.
     """
+    session = _found(connection, scope_key)
+    session.mark_accessed()
+    return session
+
+
+def manager_of(connection: HTTPConnection, scope_key: str = "session") -> SessionManager:
+    """Return the manager of a request's session; the response does not depend on the session for that.
+
+    Raises:
+        ConfigError: the middleware is not installed, or is another library's.
+        SessionDetached: the request is over.
+    """
+    return _exchange_of(connection, scope_key).manager
+
+
+def transport_of(connection: HTTPConnection, scope_key: str = "session") -> Purpose:
+    """Return how a request's token came; for a request without one, how it would be handed out.
+
+    Raises:
+        ConfigError: the middleware is not installed, or is another library's.
+        SessionDetached: the request is over.
+    """
+    return _exchange_of(connection, scope_key).transport
+
+
+def _exchange_of(connection: HTTPConnection, scope_key: str) -> Exchange:
+    exchange = _found(connection, scope_key)._binding
+    if not isinstance(exchange, Exchange):
+        raise SessionDetached("this")
+    return exchange
+
+
+def _found(connection: HTTPConnection, scope_key: str) -> Session:
     session = connection.scope.get(scope_key)
     if not isinstance(session, Session):
         fact = f"there is no evsession session in scope[{scope_key!r}]"
         msg = f"{fact}; app.add_middleware(SessionMiddleware, manager=manager)"
         raise ConfigError(msg)
-    session.mark_accessed()
     return session

@@ -61,6 +61,7 @@ class Replica:
         self._clock = clock
         self._filling: dict[str, _Filling] = {}
         self._repairing: dict[str, anyio.Lock] = {}
+        self._ahead = float("inf")
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -128,6 +129,7 @@ class Replica:
 
     def settle(self, flight: Flight, stored: Stored | None, sent_at: float, now: int) -> Verdict:
         """Hand the cache what an operation brought that was sent at `sent_at` and executed at `now`, server time."""
+        self._ahead = now - sent_at * 1000
         deadline = self.deadline(stored, sent_at, now) if stored is not None else 0.0
         return self.cache.finish(flight, stored, deadline, sent_at=sent_at, now=self._clock())
 
@@ -137,6 +139,13 @@ class Replica:
         if stored.snapshot.ended is not None:
             return float("inf")
         return sent_at + (stored.deadline - now) / 1000
+
+    def server_time(self) -> float:
+        """Return what the server's clock shows by now at most, in ms since 1970; infinity before its first reply.
+
+        It showed `now` after `sent_at`, so it cannot be further than `now` and what has passed here since `sent_at`.
+        """
+        return self._clock() * 1000 + self._ahead
 
     def _without_lease(self, shard: str, now: float) -> list[View]:
         views = (self.cache.view(CONTROL), self.cache.view(shard))
