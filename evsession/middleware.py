@@ -19,7 +19,8 @@ from evsession.session import Session
 from evsession.tokens import Purpose, Ticket
 
 SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS"))
-_INSTALLED: Final = "evsession.installed"
+INSTALLED: Final = "evsession.installed"
+"""Where a scope names the managers whose sessions it has already."""
 
 log = logging.getLogger("evsession.request")
 
@@ -60,10 +61,10 @@ class SessionMiddleware:
         if kind not in ("http", "websocket") or (self.exclude and _is_below(scope["path"], self.exclude)):
             await self.app(scope, receive, send)
             return
-        if _INSTALLED in scope and self._is_inner(scope):
+        if INSTALLED in scope and self._is_inner(scope):
             await self.app(scope, receive, send)
             return
-        scope[_INSTALLED] = scope[_INSTALLED] + self._installed if _INSTALLED in scope else self._installed
+        scope[INSTALLED] = scope[INSTALLED] + self._installed if INSTALLED in scope else self._installed
         manager = self.manager
         exchange = self.new_exchange(manager, scope)
         raw = raw_value(scope["headers"], manager.cookie_name)
@@ -91,7 +92,7 @@ class SessionMiddleware:
             exchange.close()
 
     def _is_inner(self, scope: Scope) -> bool:
-        for other in scope[_INSTALLED]:
+        for other in scope[INSTALLED]:
             if self._is_same(other):
                 return True
             if other.cookie.name == self.manager.cookie.name:
@@ -196,10 +197,10 @@ class SessionMiddleware:
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         manager = self.manager
         try:
-            if _INSTALLED in scope and self._is_inner(scope):
+            if INSTALLED in scope and self._is_inner(scope):
                 await self.app(scope, receive, send)
                 return
-            scope[_INSTALLED] = (*scope.get(_INSTALLED, ()), manager)
+            scope[INSTALLED] = (*scope.get(INSTALLED, ()), manager)
             await manager.start()
         except ConfigError as error:
             await receive()

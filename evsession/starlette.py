@@ -99,18 +99,20 @@ class Session(session.Session):
         return plan if by_login else Plan(end="logout", begins=True)
 
 
-class _Exchange(Exchange):
+class RuledExchange(Exchange):
+    """One exchange by Starlette's rules of when a cookie is set."""
+
     __slots__ = ()
 
     new_session = Session.of
 
     async def commit(self, plan: Plan) -> None:
+        """Commit a plan; where only equal values were set there is nothing to commit, and the cookie is set anew."""
         await super().commit(plan)
         if not plan and not self.started and not self.cookie:
             await self._set_again()
 
     async def _set_again(self) -> None:
-        """Set the cookie anew, and its age with it, where only equal values were set: to Starlette that is a change."""
         base, cached = self.session.base, self.cached
         if base is None or cached is None or not self.session.modified:
             return
@@ -122,7 +124,7 @@ class _Exchange(Exchange):
             self._fence(base.snapshot.version)
 
 
-class _Cookies(CookieRenderer):
+class Cookies(CookieRenderer):
     """Spells cookies as Starlette does."""
 
     def __init__(self, policy: CookiePolicy, max_age: int | None, same_site: str) -> None:
@@ -132,10 +134,12 @@ class _Cookies(CookieRenderer):
         self._flags = "; ".join(_flags(policy, same_site))
 
     def set(self, value: str, max_age: timedelta | None = None) -> bytes:
+        """Return the header that sets the cookie."""
         age = self._age if max_age is None else f"Max-Age={max_age // timedelta(seconds=1)}; "
         return self._spelled(value, age)
 
     def clear(self) -> bytes:
+        """Return the header that makes a browser forget the cookie."""
         return self._spelled("null", "expires=Thu, 01 Jan 1970 00:00:00 GMT; ")
 
     def _spelled(self, value: str, age: str) -> bytes:
@@ -153,7 +157,18 @@ def _flags(policy: CookiePolicy, same_site: str) -> list[str]:
     return flags
 
 
-class SessionMiddleware(middleware.SessionMiddleware):
+class RuledMiddleware(middleware.SessionMiddleware):
+    """Serves one manager's sessions by Starlette's rules."""
+
+    new_exchange = RuledExchange
+
+    def _is_same(self, other: SessionManager) -> bool:
+        """Tell whether it is this manager, or that of a middleware around this one with the same secret and cookie."""
+        mine = self.manager
+        return other.worker.store is mine.worker.store and other.cookie_name == mine.cookie_name
+
+
+class SessionMiddleware(RuledMiddleware):
     """Starlette's `SessionMiddleware`, with sessions on the server.
 
     `url` says where: ``redis://…`` for several workers. Without, they live in this process's memory, and a warning says
@@ -162,8 +177,6 @@ class SessionMiddleware(middleware.SessionMiddleware):
     Raises:
         ConfigError: settings contradict each other, or a browser would drop the cookie; the text names the fix.
     """
-
-    new_exchange = _Exchange
 
     def __init__(  # noqa: PLR0917 (Starlette's order)
         self,
@@ -180,8 +193,8 @@ class SessionMiddleware(middleware.SessionMiddleware):
         url: str | None = None,
         manager: SessionManager | None = None,
     ) -> None:
+        given = (secret_key, session_cookie, max_age, path, same_site, https_only, domain, partitioned, url)
         if manager is not None:
-            given = (secret_key, session_cookie, max_age, path, same_site, https_only, domain, partitioned, url)
             _check_alone(given)
             super().__init__(app, manager)
             return
@@ -192,15 +205,8 @@ class SessionMiddleware(middleware.SessionMiddleware):
             name=session_cookie, path=path, domain=domain, secure=https_only,
             same_site=cast(SameSite, same_site.lower()), partitioned=partitioned,
         )  # fmt: skip
-        made = _manager(secret_key, url, cookie, _policy(max_age))
-        made.renderer = _Cookies(cookie, max_age, same_site)
-        # To Starlette only what is written keeps a session alive; without max_age it lives as long as it is used.
-        super().__init__(app, made, passive=() if max_age is None else ("/",))
-
-    def _is_same(self, other: SessionManager) -> bool:
-        """Tell whether it is this manager, or that of a middleware around this one with the same secret and cookie."""
-        mine = self.manager
-        return other.worker.store is mine.worker.store and other.cookie_name == mine.cookie_name
+        super().__init__(app, _manager(secret_key, url, cookie, max_age), passive=passive_for(max_age))
+        self.manager.renderer = Cookies(cookie, max_age, same_site)
 
 
 def _check_alone(given: tuple[object, ...]) -> None:
@@ -214,7 +220,16 @@ def _check_alone(given: tuple[object, ...]) -> None:
         raise ConfigError(msg)
 
 
-def _policy(max_age: int | None) -> SessionPolicy:
+def passive_for(max_age: int | None) -> tuple[str, ...]:
+    """Return the paths that do not keep a session alive: all, as to Starlette only what is written does.
+
+    Without `max_age` none: then it lives as long as it is used.
+    """
+    return () if max_age is None else ("/",)
+
+
+def policy_for(max_age: int | None) -> SessionPolicy:
+    """Return how long a session lives whose cookie has this `max_age`, in seconds."""
     idle = UNUSED_FOR if max_age is None else max(timedelta(seconds=min(max_age, LONGEST)), AT_ONCE)
     return SessionPolicy(idle_timeout=idle, absolute_timeout=max(idle, WHOLE_LIFE), user_key=user_of)
 
@@ -231,22 +246,23 @@ _ALONE: Final = SessionPolicy(user_key=None)
 """The policy of a session outside of requests."""
 
 
-def _manager(secret_key: SecretKey, url: str | None, cookie: CookiePolicy, policy: SessionPolicy) -> SessionManager:
-    secrets = _texts(secret_key)
+def _manager(secret_key: SecretKey, url: str | None, cookie: CookiePolicy, max_age: int | None) -> SessionManager:
+    secrets, policy = texts_of(secret_key), policy_for(max_age)
     if url is not None:
         return SessionManager.from_url(url, secret_key=secrets, cookie=cookie, policy=policy)
     warn_of_memory()
-    secrets = [_long_enough(secret) for secret in secrets]
+    secrets = [stretched(secret) for secret in secrets]
     return SessionManager(memory_of(secrets[0]), secret_key=secrets, cookie=cookie, policy=policy)
 
 
-def _texts(secret_key: SecretKey) -> list[str | bytes]:
+def texts_of(secret_key: SecretKey) -> list[str | bytes]:
+    """Return the secrets in what may be one or several, the one that signs first."""
     listed = [secret_key] if isinstance(secret_key, str | bytes | Secret) else list(secret_key)
     return [str(secret) if isinstance(secret, Secret) else secret for secret in listed]
 
 
-def _long_enough(secret: str | bytes) -> str | bytes:
-    """Return a secret as it is, or stretched: what it signs here opens nothing without what only this process knows."""
+def stretched(secret: str | bytes) -> str | bytes:
+    """Return a secret, or in the place of a short one its digest, which is no harder to guess, but long enough."""
     if len(secret) >= SECRET_LENGTH:
         return secret
     return blake2b(secret if isinstance(secret, bytes) else secret.encode(), person=b"evsession short").hexdigest()
