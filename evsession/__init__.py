@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from evsession.config import AuditPolicy, CachePolicy, CookiePolicy, SessionPolicy, StorePolicy
     from evsession.desk import NewSession
     from evsession.errors import (
+        ArchiveUnavailable,
         CodecError,
         ConfigError,
+        CorruptArchive,
         CorruptSnapshot,
         EvsessionError,
         ResponseStarted,
@@ -35,9 +37,9 @@ if TYPE_CHECKING:
 _HOMES: Final = {
     "config": ("AuditPolicy", "CachePolicy", "CookiePolicy", "SessionPolicy", "StorePolicy"),
     "errors": (
-        "CodecError", "ConfigError", "CorruptSnapshot", "EvsessionError", "ResponseStarted", "SessionConflict",
-        "SessionDetached", "SessionEnded", "SessionError", "SessionLimitReached", "SessionTooLarge", "StoreUnavailable",
-        "UnknownFormat", "Unsupported",
+        "ArchiveUnavailable", "CodecError", "ConfigError", "CorruptArchive", "CorruptSnapshot", "EvsessionError",
+        "ResponseStarted", "SessionConflict", "SessionDetached", "SessionEnded", "SessionError",
+        "SessionLimitReached", "SessionTooLarge", "StoreUnavailable", "UnknownFormat", "Unsupported",
     ),
     "events": ("Actor", "RecordedEvent"),
     "desk": ("NewSession",),
@@ -53,11 +55,13 @@ _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in name
 
 __all__ = [
     "Actor",
+    "ArchiveUnavailable",
     "AuditPolicy",
     "CachePolicy",
     "CodecError",
     "ConfigError",
     "CookiePolicy",
+    "CorruptArchive",
     "CorruptSnapshot",
     "EvsessionError",
     "Health",

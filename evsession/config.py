@@ -244,6 +244,8 @@ class AuditPolicy:
         Source: GDPR, article 5 (1) (c), data minimisation.
     key: its own key for heads and redaction, at least 32 characters; several (newest first) while it is being replaced.
     request_ids: add the request id and the traceparent, which costs 120 B an event (measured).
+    archive: where `evsession archive` puts what leaves the log, a folder or such as ``s3://bucket/folder``, so that
+        readings of `manager.audit` go on there; needs the extra ``archive``.
     """
 
     redact: tuple[str, ...] = DEFAULT_REDACT
@@ -252,6 +254,7 @@ class AuditPolicy:
     address: Address = "truncated"
     key: Secret | tuple[Secret, ...] | None = field(default=None, repr=False)
     request_ids: bool = False
+    archive: str | None = None
 
     def __post_init__(self) -> None:
         if not _is_names(self.redact):
@@ -260,6 +263,9 @@ class AuditPolicy:
         _check_choice(self, "address", ("none", "truncated", "full"))
         _check_flags(self, "request_ids")
         _check_functions(self, "context", "actor")
+        if self.archive is not None and not _is_text(self.archive):
+            msg = f"archive={self.archive!r} is no place; name a folder, or a URL such as 's3://bucket/folder'"
+            raise ConfigError(msg)
         if self.key is not None:
             for key in self.key if isinstance(self.key, tuple) else (self.key,):
                 check_secret(key, "AuditPolicy.key")
@@ -326,6 +332,10 @@ def _check_user_key(user_key: object) -> None:
     if not (user_key is None or named or listed or callable(user_key)):
         msg = f"user_key={user_key!r} names no key; use a name, a tuple of names, a function of the data, or None"
         raise ConfigError(msg)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
 
 
 def _is_names(value: object) -> bool:

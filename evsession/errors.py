@@ -6,9 +6,11 @@
     ├── ConfigError              a setting is wrong, or two contradict each other
     ├── CodecError               a value has no JSON form
     ├── StoreUnavailable         Redis did not answer in time, or refused
+    │   └── ArchiveUnavailable   the place of the archive cannot be read or written
     ├── UnknownFormat            a newer evsession wrote this
     ├── LogTrimmed               the log does not reach back so far
     ├── CorruptSnapshot          a snapshot's body does not match its head
+    ├── CorruptArchive           a file of the archive is not what its manifest says
     ├── ResponseStarted          too late for a cookie
     ├── SessionDetached          used outside its request
     ├── Unsupported              this store or server cannot do that
@@ -87,6 +89,21 @@ class StoreUnavailable(EvsessionError):
         super().__init__(f"{fact}{doubt}; try again in {retry_after.total_seconds():g} s")
 
 
+class ArchiveUnavailable(StoreUnavailable):
+    """The place of the archive cannot be read or written; what is in the log stays there until it can.
+
+    `place` is where it is.
+    """
+
+    def __init__(self, place: str, detail: str) -> None:
+        self.place = place
+        self.retry_after = timedelta(minutes=1)
+        self.detail = detail
+        self.outcome_unknown = False
+        fact = f"the archive at {place} {detail}"
+        EvsessionError.__init__(self, f"{fact}; nothing is lost or half done, so mend that and run it again")
+
+
 class UnknownFormat(EvsessionError):
     """A newer evsession wrote this: it is refused, never taken for "no session".
 
@@ -120,6 +137,19 @@ class CorruptSnapshot(EvsessionError):
         self.session_id = session_id
         fact = f"the snapshot of session {session_id} does not match its head, so it is not served"
         super().__init__(f"{fact}; find out who can write to Redis, then run `evsession verify`")
+
+
+class CorruptArchive(EvsessionError):
+    """A file of the archive is not what its manifest says: somebody changed it, or the disk did.
+
+    `file` is its name, `problem` what is wrong with it.
+    """
+
+    def __init__(self, file: str, problem: str) -> None:
+        self.file = file
+        self.problem = problem
+        way_out = "restore it from a copy of the archive; `evsession verify --archive` names every such file"
+        super().__init__(f"{file} in the archive {problem}; {way_out}")
 
 
 class ResponseStarted(EvsessionError):

@@ -55,7 +55,7 @@ class DerivedKeys:
     `key_id` is public: 4 hex digits that say which secret made something. `fingerprint` (16) goes to the store's meta.
     """
 
-    __slots__ = ("csrf", "fingerprint", "head", "key_id", "message", "redact", "renewal", "tag")
+    __slots__ = ("archive", "csrf", "fingerprint", "head", "key_id", "message", "redact", "renewal", "tag")
 
     def __init__(self, secret: bytes, namespace: str) -> None:
         root = blake2b(secret, digest_size=64, person=b"evsession root").digest()
@@ -64,6 +64,7 @@ class DerivedKeys:
         self.head = _derive(root, b"head", context)
         self.redact = _derive(root, b"redact", context)
         self.csrf = _derive(root, b"csrf", context)
+        self.archive = _derive(root, b"archive", context)
         self.renewal = _derive(root, b"renewal", context)
         self.message = _derive(root, b"message", context)
         self.fingerprint = _derive(root, b"fingerprint", context)[:8].hex()
@@ -123,6 +124,10 @@ class Keyring:
         """Return the key for the digests of redacted values, or None for an id that is not ours."""
         keys = self._audit.get(key_id)
         return None if keys is None else keys.redact
+
+    def archive_seeds(self) -> tuple[bytes, ...]:
+        """Return the seed of each key pair that signs archives, the one in use first; 32 bytes each."""
+        return tuple(keys.archive for keys in self._audit.values())
 
     def message(self, key_id: str) -> bytes | None:
         """Return the key for a worker's part of a message, or None for an id that is not ours."""

@@ -275,3 +275,11 @@ def test_the_audit_key_is_checked_and_hidden() -> None:
     for wrong in wrongs:
         with pytest.raises(ConfigError, match=r"AuditPolicy.key .*secrets.token_urlsafe"):
             AuditPolicy(key=wrong)
+
+
+@pytest.mark.parametrize("archive", ["", 7, b"s3://x"])
+def test_an_archive_is_a_place(archive: Any) -> None:
+    """A folder or a URL, which is all that can be told here."""
+    with pytest.raises(ConfigError, match="name a folder, or a URL such as 's3://bucket/folder'"):
+        AuditPolicy(archive=archive)
+    assert AuditPolicy(archive="s3://bucket/folder").archive == "s3://bucket/folder"

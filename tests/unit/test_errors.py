@@ -9,8 +9,10 @@ import pytest
 
 from evsession import errors
 from evsession.errors import (
+    ArchiveUnavailable,
     CodecError,
     ConfigError,
+    CorruptArchive,
     CorruptSnapshot,
     EvsessionError,
     InvalidUserId,
@@ -19,7 +21,6 @@ from evsession.errors import (
     SessionConflict,
     SessionDetached,
     SessionEnded,
-    SessionError,
     SessionLimitReached,
     SessionTooLarge,
     StoreUnavailable,
@@ -37,10 +38,12 @@ def test_the_tree_is_the_one_that_the_docstring_draws() -> None:
     classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, Exception)]
     names = {c.__name__ for c in classes}
     assert names <= set(drawn) | {"EvsessionError"}
+    above: type[EvsessionError] = EvsessionError
     for line in (errors.__doc__ or "").splitlines():
-        if match := re.match(r" {4}(    )?[├└]── (\w+)", line):
-            parent = SessionError if match[1] else EvsessionError
-            assert parent in getattr(errors, match[2]).__bases__
+        if match := re.match(r" {4}([│ ]   )?[├└]── (\w+)", line):
+            found: type[EvsessionError] = getattr(errors, match[2])
+            assert (above if match[1] else EvsessionError) in found.__bases__
+            above = above if match[1] else found
             names.discard(match[2])
     assert names == {"EvsessionError"}
 
@@ -55,6 +58,8 @@ def test_the_tree_is_the_one_that_the_docstring_draws() -> None:
         (UnknownFormat("snapshot of session 00x", "3", "2"), "upgrade evsession here"),
         (LogTrimmed("session 00x", datetime(2026, 11, 21, tzinfo=UTC)), "or begin there: since='start'"),
         (CorruptSnapshot("00x"), "find out who can write to Redis, then run `evsession verify`"),
+        (ArchiveUnavailable("s3://b/a", "cannot be written: full"), "so mend that and run it again"),
+        (CorruptArchive("00/00000003.json", "is missing"), "`evsession verify --archive` names every such file"),
         (ResponseStarted("login()"), "call it before you begin to answer"),
         (SessionDetached(), "use manager.edit(id) or manager.update(id, change)"),
         (Unsupported("MULTI in a cluster", "use one shard"), "use one shard"),
@@ -80,6 +85,11 @@ def test_evidence_is_in_attributes() -> None:
     assert (unavailable.retry_after, unavailable.outcome_unknown) == (SECOND, True)
     assert StoreUnavailable(SECOND).outcome_unknown is False
     assert "connection refused" in str(unavailable)
+    away = ArchiveUnavailable("s3://b/a", "cannot be written: full")
+    assert (away.place, away.detail, away.outcome_unknown) == ("s3://b/a", "cannot be written: full", False)
+    assert away.retry_after == timedelta(minutes=1)
+    corrupt = CorruptArchive("00/00000003.json", "is missing")
+    assert (corrupt.file, corrupt.problem) == ("00/00000003.json", "is missing")
     large = SessionTooLarge(7, 5, "cart")
     assert (large.size, large.limit, large.largest_key, large.unit) == (7, 5, "cart", "bytes")
     limit = SessionLimitReached(5, "max_sessions")

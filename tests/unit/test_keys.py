@@ -11,7 +11,7 @@ from evsession.errors import ConfigError
 from evsession.keys import DerivedKeys, Keyring, check_secret, mac
 
 OLD, NEW, AUDIT = "o" * 32, "n" * 32, "a" * 32
-USES = ("tag", "head", "redact", "csrf", "renewal", "message")
+USES = ("tag", "head", "redact", "csrf", "renewal", "message", "archive")
 LOOK_UPS = ("head", "redact", "message", "renewal", "csrf")
 
 
@@ -73,6 +73,14 @@ def test_an_audit_key_takes_over_heads_and_redaction_only() -> None:
     assert ring.head(ring.audit_id) not in (None, plain.head(plain.key_id))
     assert ring.redact(ring.audit_id) not in (None, plain.redact(plain.key_id))
     assert ring.message(ring.audit_id) is None
+
+
+def test_an_audit_key_signs_archives_too() -> None:
+    """Newest first, and without one the secret keys do."""
+    ring = Keyring([NEW, OLD], namespace="shop")
+    assert ring.archive_seeds() == tuple(DerivedKeys(key.encode(), "shop").archive for key in (NEW, OLD))
+    audited = Keyring([NEW, OLD], namespace="shop", audit_key=AUDIT)
+    assert audited.archive_seeds() == (DerivedKeys(AUDIT.encode(), "shop").archive,)
 
 
 def test_an_audit_key_can_be_introduced_while_old_heads_live() -> None:

@@ -1,0 +1,93 @@
+"""Archived events as text: every byte of an entry comes back, whoever wrote it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from evsession.archive.lines import from_line, id_of_line, to_line
+from evsession.wire import Entry
+
+PLAIN = Entry(
+    id=(1_700_000_000_000, 3),
+    sid="00abcdefghijklmnopqrstuv",
+    version=2,
+    type="updated",
+    previous="1700000000000-0",
+    event_id=bytes(range(16)),
+    offset=-12,
+    actor=b"admin joe",
+    context=b'{"m":"POST","r":"/cart"}',
+    data=b'{"set":{"a":1}}',
+    key_id="abcd",
+    head=bytes(range(16, 32)),
+)
+
+anything = st.one_of(
+    st.binary(max_size=40),
+    st.text(max_size=20).map(str.encode),
+    st.dictionaries(st.text(max_size=5), st.integers(-9, 9), max_size=3).map(lambda d: json.dumps(d).encode()),
+    st.sampled_from(
+        [b"", b"{}", b'{"b":1,"a":2}', b'{"a":1}\n', b'"{}"', b"[1]", b'{"a":1.0}', b'{"a":"\xff"}', b"{", b"null"]
+    ),
+)
+
+
+@given(anything, anything, anything)
+@example(b"", b'{"a":1e1}', b'{"a":1,"a":1}')
+@example(b"user \xff", b"{}", b"{}")
+def test_every_byte_comes_back(actor: bytes, context: bytes, data: bytes) -> None:
+    """Heads cover the bytes, so an archive that changed one of them could not be verified."""
+    entry = PLAIN._replace(actor=actor, context=context, data=data)
+    line = to_line(entry)
+    assert from_line(line) == entry
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    assert id_of_line(line) == entry.id
+
+
+def test_a_line_is_plain_json() -> None:
+    """Any tool can read it, without evsession: values stand as values, not as text within text."""
+    line = json.loads(to_line(PLAIN))
+    assert line == {
+        "id": "1700000000000-3", "sid": PLAIN.sid, "version": 2, "type": "updated", "previous": "1700000000000-0",
+        "event_id": "000102030405060708090a0b0c0d0e0f", "offset": -12, "key_id": "abcd",
+        "head": "101112131415161718191a1b1c1d1e1f", "actor": "admin joe",
+        "context": {"m": "POST", "r": "/cart"}, "data": {"set": {"a": 1}},
+    }  # fmt: skip
+
+
+def test_what_is_not_canonical_stands_as_text() -> None:
+    """Only a foreign writer leaves it, and it must come back with its spaces."""
+    assert json.loads(to_line(PLAIN._replace(data=b'{"set": {}}')))["data"] == '{"set": {}}'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"", b"{}", b"[]", b"null", b"{", b'{"id":"1-0"}', b'{"id":1}',
+        to_line(PLAIN).replace(b'"admin joe"', b"7"), to_line(PLAIN).replace(b'{"set":{"a":1}}', b"[1]"),
+        to_line(PLAIN).replace(b"000102", b"0001zz"), to_line(PLAIN).replace(b"1700000000000-3", b"x-3"),
+    ],
+)  # fmt: skip
+def test_what_is_no_line_is_refused(line: bytes) -> None:
+    """With what stands there, cut to a readable length."""
+    with pytest.raises(ValueError, match="no archived event"):
+        from_line(line)
+
+
+@pytest.mark.parametrize("line", [b"", b"{}", b'{"id":"x"}', b'{"id":"1-0'])
+def test_a_line_without_an_id_is_refused(line: bytes) -> None:
+    """Nothing is guessed."""
+    with pytest.raises(ValueError, match=r".*"):
+        id_of_line(line)
+
+
+def test_equal_entries_have_equal_lines() -> None:
+    """Two archivers at the same work must write the same file."""
+    again: dict[str, Any] = PLAIN._asdict()
+    assert to_line(Entry(**again)) == to_line(PLAIN)
