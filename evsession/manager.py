@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Final, Self
 
+from evsession.archive import open_archive
 from evsession.audit import Audit
 from evsession.cache import Cached, CacheStats
 from evsession.config import AuditPolicy, CachePolicy, CookiePolicy, SessionPolicy, StorePolicy
@@ -122,6 +123,8 @@ class SessionManager(Desk):
         self.cookie_name = self.cookie.name.encode()
         self.absolute_ms = milliseconds(self.policy.absolute_timeout.total_seconds())
         self.audit = Audit(self.worker)
+        if audit.archive is not None:
+            self.audit.archive = open_archive(audit.archive, namespace)
         self._memo: dict[bytes, Ticket | None] = {}
         self._tokens_left = float(self.policy.anonymous_per_second)
         self._refilled_at = clock()
@@ -147,7 +150,8 @@ class SessionManager(Desk):
     def from_env(cls, prefix: str = "EVSESSION_", **options: Any) -> Self:
         """Return a manager from ``EVSESSION_URL``, ``EVSESSION_NAMESPACE`` and ``EVSESSION_SECRET_KEY``.
 
-        Several secret keys are separated by spaces, the one that signs first.
+        Several secret keys are separated by spaces, the one that signs first. ``EVSESSION_ARCHIVE`` is the place of the
+        archive, unless `audit` is given.
 
         Raises:
             ConfigError: no URL is set, or a setting is wrong.
@@ -160,6 +164,8 @@ class SessionManager(Desk):
             options.setdefault("namespace", namespace)
         if keys := os.environ.get(f"{prefix}SECRET_KEY", "").split():
             options.setdefault("secret_key", keys)
+        if archive := os.environ.get(f"{prefix}ARCHIVE"):
+            options.setdefault("audit", AuditPolicy(archive=archive))
         return cls.from_url(url, **options)
 
     # ── its life ─────────────────────────────────────────────────────────────────────────────────────────────────────

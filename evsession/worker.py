@@ -83,6 +83,7 @@ class Worker:
         self.audit_policy = audit
         self.clock = clock
         self.counts = Counts()
+        self.retention = patience.retention
         self.idle_ms = milliseconds(session.idle_timeout.total_seconds())
         self.is_reader = False
         """Whether it only reads: it then writes no record, sends no heartbeat, sweeps nothing and follows no feed."""
@@ -273,7 +274,7 @@ class Worker:
         if self.clock() - self._trimmed_at > TRIM_EVERY:
             self._trimmed_at = self.clock()
             for shard in self.store.shards:
-                await self.store.trim(shard, milliseconds(self._patience.retention.total_seconds()))
+                await self.store.trim(shard, milliseconds(self.retention.total_seconds()))
             for shard in (CONTROL, *self.store.shards):
                 await self._prune(shard)
         self.counts.swept += ended

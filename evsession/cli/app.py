@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from evsession.cli.archive import archive
 from evsession.cli.demo import demo
 from evsession.cli.diff import diff
 from evsession.cli.explain import explain
@@ -40,3 +41,4 @@ app.command()(history)
 app.command()(show)
 app.command()(diff)
 app.command()(explain)
+app.command()(archive)

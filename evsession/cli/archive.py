@@ -1,0 +1,174 @@
+"""`evsession archive`: copy what is in the log into files before it is trimmed, once or as a service."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from evsession.cli.connect import App, AsJson, fail, manager_of, reading, run
+from evsession.errors import ArchiveUnavailable, ConfigError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from evsession.archive.archiver import Archiver, Progress, ShardReport
+    from evsession.archive.signing import Signer
+    from evsession.manager import SessionManager
+
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def archive(
+    *,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="PLACE",
+            envvar="EVSESSION_ARCHIVE",
+            help="A folder, or whatever fsspec reaches, such as s3://bucket/folder.",
+        ),
+    ] = None,
+    every: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Stay, and archive again this often: 60s, 5m, 1h.")
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="How much of the log stays in Redis although it is archived. Default: StorePolicy.retention.",
+        ),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="EVSESSION_ARCHIVE_KEY",
+            help="A PEM file with an Ed25519 key to sign with. Default: one derived from the audit key or secret key.",
+        ),
+    ] = None,
+    is_public_key: Annotated[
+        bool, typer.Option("--public-key", help="Print the public key that auditors need, and do nothing else.")
+    ] = False,
+    app: App = None,
+    as_json: AsJson = False,
+) -> None:
+    """Copy the log of every shard into signed files, verify them, then trim what is old enough.
+
+    It goes on where it ended, may be killed at any time, and several at once do no harm.
+
+    evsession archive --to /var/lib/shop-audit
+
+    evsession archive --to s3://shop-audit --every 5m --app shop.main:manager
+    """
+    from evsession.archive import require
+
+    try:
+        require()
+        if is_public_key:
+            typer.echo(_signer(manager_of(app), key).public_pem, nl=False)
+            return
+        pause = None if every is None else duration(every)
+        kept = None if keep is None else duration(keep)
+    except ConfigError as error:
+        fail(str(error))
+    if to is None:
+        fail("where to? pass --to with a folder or a URL such as s3://bucket/folder, or set EVSESSION_ARCHIVE")
+    run(_archive(app, to, key, kept, pause, as_json=as_json))
+
+
+def duration(text: str) -> timedelta:
+    """Return the time that a text such as ``90s``, ``5m``, ``1h`` or ``7d`` says.
+
+    Raises:
+        ConfigError: it says none.
+    """
+    match = re.fullmatch(r"(\d{1,9})([smhd])", text)
+    if match is None:
+        msg = f"{text!r} is no time; write a number and s, m, h or d, such as 60s or 7d"
+        raise ConfigError(msg)
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def _signer(manager: SessionManager, key: Path | None) -> Signer:
+    from evsession.archive.signing import Signer
+
+    return Signer.of(manager.worker.keys) if key is None else Signer.load(key)
+
+
+async def _archive(
+    app: str | None, to: str, key: Path | None, keep: timedelta | None, pause: timedelta | None, *, as_json: bool
+) -> None:
+    async with reading(app) as manager:
+        with _shown(as_json=as_json) as show:
+            archiver = _archiver(manager, to, key, keep, show)
+            while True:
+                try:
+                    _report(await archiver.run(), as_json=as_json)
+                except (ArchiveUnavailable, StoreUnavailable) as error:
+                    if pause is None:
+                        raise
+                    typer.echo(f"evsession: {error}", err=True)
+                if pause is None:
+                    return
+                await asyncio.sleep(pause.total_seconds())
+
+
+def _archiver(
+    manager: SessionManager, to: str, key: Path | None, keep: timedelta | None, show: Callable[[Progress], None]
+) -> Archiver:
+    from evsession.archive import open_archive
+    from evsession.archive.archiver import Archiver
+    from evsession.archive.signing import Trusted
+
+    worker, signer = manager.worker, _signer(manager, key)
+    return Archiver(
+        store=worker.store,
+        archive=open_archive(to, worker.keys.namespace),
+        signer=signer,
+        trusted=Trusted.of(worker.keys).with_signer(signer),
+        keep=worker.retention if keep is None else keep,
+        on_progress=show,
+    )
+
+
+def _report(reports: list[ShardReport], *, as_json: bool) -> None:
+    from evsession.cli.rendering import print_json
+
+    if as_json:
+        for report in reports:
+            print_json(report._asdict())
+        return
+    events, files, trimmed = (sum(getattr(one, name) for one in reports) for name in ("events", "files", "trimmed"))
+    busy = sum(one.is_busy for one in reports)
+    others = f"; {busy} of {len(reports)} shards are another archiver's at the moment" if busy else ""
+    typer.echo(f"archived {events:,} events in {files} files, trimmed {trimmed:,} from the log{others}")
+
+
+@contextmanager
+def _shown(*, as_json: bool) -> Iterator[Callable[[Progress], None]]:
+    """Show a bar for each shard with something to do, if there is a terminal to show it on."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    if as_json or not console.is_terminal:
+        yield lambda progress: None
+        return
+    columns = (TextColumn("shard {task.description}"), BarColumn(), TextColumn("{task.fields[events]:,} events"))
+    with Bars(*columns, TimeElapsedColumn(), console=console, transient=True) as bars:
+        tasks = {}
+
+        def show(progress: Progress) -> None:
+            if progress.shard not in tasks and progress.step != "trimmed":
+                tasks[progress.shard] = bars.add_task(progress.shard, total=1.0, events=0)
+            if progress.shard in tasks:
+                bars.update(tasks[progress.shard], completed=progress.share, events=progress.events)
+
+        yield show
