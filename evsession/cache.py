@@ -34,6 +34,9 @@ from evsession.wire import (
 
 _CONTAINERS: Final = frozenset((dict, list, tuple))
 
+TOUCHES: Final = 10
+"""How often in an idle timeout the deadline of a session in use is moved.  Source: design, ten at most."""
+
 ENTRY_OVERHEAD: Final = 2_000
 """Bytes a cached session takes beside three times its JSON.  Source: tracemalloc over 10,000 entries."""
 
@@ -251,6 +254,7 @@ class Cache:
         *,
         sent_at: float = INFINITY,
         now: float = INFINITY,
+        touch_at: float = 0.0,
     ) -> Verdict:
         """Take in what an operation brought; `outdated` means that it must be asked for again.
 
@@ -269,6 +273,7 @@ class Cache:
         if self.newest(flight.sid) is flight.known:  # then this is the later answer, whatever its version
             self._drop(flight.sid)
         cached = Cached(stored, flight.view, deadline)
+        cached.touch_at = touch_at
         is_told = flight.since is not None and parse_id(stored.last_id.encode()) <= flight.since.id
         self._keep(cached)
         if not is_told and stored.head != head and self._entries.get(flight.sid) is cached:

@@ -9,6 +9,7 @@ from typing import Final
 
 import anyio
 
+from evsession.cache import TOUCHES
 from evsession.codec import Stored
 from evsession.draft import Draft, Drafter, Stamp
 from evsession.errors import SessionEnded, StoreUnavailable
@@ -130,7 +131,8 @@ class Committer:
         except BaseException:
             self._replica.cache.abandon(flight)
             raise
-        self._replica.settle(flight, stored, sent_at, reply.now)
+        fresh_until = sent_at + self._drafter.idle / TOUCHES / 1000 if reply.tail else 0.0
+        self._replica.settle(flight, stored, sent_at, reply.now, fresh_until)
         self.appended += reply.status == "ok"
         return reply, stored
 

@@ -35,6 +35,8 @@ CLOSE: Final[list[Message]] = [{"type": "websocket.close", "code": 1013, "reason
 REFUSED: Final = (StoreUnavailable, SessionLimitReached, CorruptSnapshot, UnknownFormat)
 """What a commit may meet through no fault of the handler: it is answered with 503."""
 
+_NO_PLAN: Final = Plan()
+
 log = logging.getLogger("evsession.request")
 
 
@@ -64,8 +66,9 @@ class Conversation:
         exchange = self._exchange
         if message["type"] == "http.response.start":
             session = exchange.session
-            if session.might_differ() or exchange.cookie or exchange.bearer or exchange.mends:
-                return self._commit_and_start(message)
+            is_changed = session.might_differ()
+            if is_changed or exchange.cookie or exchange.bearer or exchange.mends:
+                return self._commit_and_start(message, is_changed=is_changed)
             exchange.started = True
             if session.accessed:
                 message["headers"] = headers = list(message.get("headers", ()))
@@ -79,12 +82,11 @@ class Conversation:
         if self._is_replaced:
             return _nothing()
         if message["type"] == "websocket.accept" and not self._exchange.started:
-            return self._commit_and_start(message)
+            return self._commit_and_start(message, is_changed=self._exchange.session.might_differ())
         return self._send(message)
 
-    async def _commit_and_start(self, message: Message) -> None:
+    async def _commit_and_start(self, message: Message, *, is_changed: bool) -> None:
         exchange, session = self._exchange, self._exchange.session
-        is_changed = session.might_differ()
         if is_changed and not await self._commit():
             return
         exchange.mend()
@@ -98,7 +100,7 @@ class Conversation:
     async def _commit(self) -> bool:
         """Commit before the response starts; return whether the application's own response may go out."""
         exchange = self._exchange
-        plan = Plan()
+        plan = _NO_PLAN
         try:
             plan = exchange.session.plan()
             await exchange.commit(plan)
@@ -155,7 +157,7 @@ class Conversation:
         """Commit what was set while the body streamed, or in a background task."""
         exchange = self._exchange
         exchange.started = True
-        plan = Plan()
+        plan = _NO_PLAN
         try:
             plan = exchange.session.plan()
             if self._lost is not None and plan:  # a request that was refused is not half carried out

@@ -64,7 +64,7 @@ class Drafter:
         self._keys = keys
         self._redactor = redactor
         self._limits = limits
-        self._idle = idle
+        self.idle = idle
         self._absolute = absolute
 
     def changes(self, changes: Changes) -> Changes:
@@ -137,7 +137,7 @@ class Drafter:
             first_version=first_version,
             prefix=pack_prefix(audit, head, link, snapshot),
             body=body,
-            idle=self._idle,
+            idle=self.idle,
             absolute=absolute or (0 if base is not None else self._absolute),
             type=type_,
             condition=condition,

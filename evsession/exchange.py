@@ -6,7 +6,6 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from evsession.bearer import news
@@ -185,16 +184,15 @@ class Exchange:
             raise SessionEnded("logout")
         await worker.ensure_open()
         changes = worker.drafter.changes(plan.changes)
-        plan = replace(plan, changes=changes)
         if not plan.begins:
-            return await self._change(session.base, plan)
+            return await self._change(session.base, plan, changes)
         if plan.end is not None and session.base is not None:
             check_size(changes.set_, dumps(changes.set_), self.manager.policy)  # before the end, not after it
             await self._end(session.base, plan)
         if plan.login is None and not changes.set_:
             return None
         try:
-            return await self._begin(plan)
+            return await self._begin(plan.login, changes)
         except EvsessionError:
             if plan.end is not None:
                 session.dropped(is_over=True)
@@ -220,10 +218,10 @@ class Exchange:
             self._take_back()
         self.ticket = None
 
-    async def _begin(self, plan: Plan) -> Stored:
+    async def _begin(self, login: Login | None, changes: Changes) -> Stored:
         if self.started:
             raise ResponseStarted("a new session")
-        manager, login, changes = self.manager, plan.login, plan.changes
+        manager = self.manager
         if login is None and not manager.may_create_anonymous():
             raise SessionLimitReached(manager.policy.anonymous_per_second, "anonymous_per_second")
         sid = new_sid(secrets.choice(manager.worker.store.shards), os.urandom(16))
@@ -256,7 +254,7 @@ class Exchange:
             facts=login.facts,
         )
 
-    async def _change(self, base: Stored | None, plan: Plan) -> Stored | None:
+    async def _change(self, base: Stored | None, plan: Plan, wanted: Changes) -> Stored | None:
         if base is None:
             return None
         if self.started and plan.login is not None:
@@ -268,7 +266,7 @@ class Exchange:
             if snapshot is None:
                 return None
             self._check_token(snapshot)
-            changes = plan.changes if snapshot is base.snapshot else rebase(plan.changes, snapshot.data)
+            changes = wanted if snapshot is base.snapshot else rebase(wanted, snapshot.data)
             if login is not None and token is not None:
                 return self._authenticated(login, changes, token)
             if token is not None:
@@ -349,7 +347,12 @@ class Exchange:
         if ticket is not None and not ticket.current_key:
             token = reissue(self.manager.worker.keys, "cookie", self.manager.cookie.name, self.raw)
             value = token.value if token is not None else value
-        self.cookie = self.manager.set_cookie(f"{value}~{version}")
+        if ticket is not None:
+            self._give(f"{value}~{version}", Ticket(ticket.sid, ticket.secret_hash, version, True))
+
+    def _give(self, value: str, ticket: Ticket) -> None:
+        self.cookie = self.manager.set_cookie(value)
+        self.manager.remember(value, ticket)
 
     def mend(self) -> None:
         """Correct a fence that named a version which does not exist any more."""

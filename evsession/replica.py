@@ -127,11 +127,16 @@ class Replica:
             raise
         return self.settle(flight, stored, sent_at, reply.now)
 
-    def settle(self, flight: Flight, stored: Stored | None, sent_at: float, now: int) -> Verdict:
-        """Hand the cache what an operation brought that was sent at `sent_at` and executed at `now`, server time."""
+    def settle(
+        self, flight: Flight, stored: Stored | None, sent_at: float, now: int, touch_at: float = 0.0
+    ) -> Verdict:
+        """Hand the cache what an operation brought that was sent at `sent_at` and executed at `now`, server time.
+
+        `touch_at` is the local time until which the idle deadline needs no look, where the operation has moved it.
+        """
         self._ahead = now - sent_at * 1000
         deadline = self.deadline(stored, sent_at, now) if stored is not None else 0.0
-        return self.cache.finish(flight, stored, deadline, sent_at=sent_at, now=self._clock())
+        return self.cache.finish(flight, stored, deadline, sent_at=sent_at, now=self._clock(), touch_at=touch_at)
 
     @staticmethod
     def deadline(stored: Stored, sent_at: float, now: int) -> float:
