@@ -11,6 +11,7 @@ from evsession.wire import (
     Position,
     control_text,
     id_text,
+    line_of,
     notice_key_id,
     notice_tag_is_good,
     pack_notice,
@@ -97,6 +98,13 @@ def test_an_entry_stands_at_its_id_and_event() -> None:
         head=b"h" * 16,
     )
     assert entry.position == Position((6, 0), b"e" * 16)
+
+
+def test_an_entry_lies_in_the_log_as_its_id_and_its_values() -> None:
+    """In the order of design section 3, for digests are made of these very bytes."""
+    entry = Entry((6, 1), SID, 12, "updated", "5-1", b"e" * 16, -3, b"user 1", b"{}", b'{"a":1}', "0a1b", b"h" * 16)
+    facts = (b"6-1", b"updated", SID.encode(), b"12", b"5-1", b"e" * 16, b"-3", b"user 1", b"{}", b'{"a":1}')
+    assert line_of(entry) == (*facts, b"0a1b", b"h" * 16)
 
 
 def test_a_message_carries_what_was_packed() -> None:
