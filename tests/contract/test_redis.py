@@ -7,8 +7,9 @@ from functools import partial
 
 import pytest
 
+from evsession.stores.redis.connection import pack
 from evsession.stores.redis.keys import Keys, hash_slot, meta_key
-from evsession.stores.redis.scripts import ALL, FILL
+from evsession.stores.redis.scripts import ALL, FILL, Call
 from evsession.stores.redis.store import ENDED_KEPT_MS, KEPT_PAST_ABSOLUTE_MS, SWEEP_TURN_MS
 from evsession.view import CONTROL, Beat
 from evsession.wire import START, parse_id
@@ -111,6 +112,14 @@ async def test_all_keys_of_a_shard_and_its_channel_are_in_one_slot(namespace: st
     assert {hash_slot(key) for key in [*named, keys.channel + b"0123abcd"]} == {hash_slot(keys.tag.encode())}
     assert hash_slot(b"123456789") == 0x31C3  # Source: CRC-16/XMODEM's check value, below 16,384.
     assert hash_slot(meta_key(namespace)) == hash_slot(f"{namespace}:meta".encode())
+
+
+def test_a_call_is_packed_as_hiredis_packs_it() -> None:
+    """By digest, and by the text of the script; one key more than those that are always the same."""
+    call = Call(FILL, (b"a", b"\r\n"), 3, (b"", b"end"))
+    words = (b"3", b"a", b"\r\n", b"key", b"", bytes(range(256)), b"", b"end")
+    assert call.pack(*words[3:6]) == pack((b"EVALSHA", FILL.digest, *words))
+    assert call.pack(*words[3:6], by_text=True) == pack((b"EVAL", FILL.source, *words))
 
 
 async def test_one_operation_is_one_command(connect_redis: ConnectRedis) -> None:

@@ -14,12 +14,14 @@ class Keys:
     """The keys of one shard, made once. The tag is ``{namespace:shard}``."""
 
     __slots__ = (
-        "archive", "birth", "channel", "end", "ended", "expiry", "log", "sweep_turn", "tag", "trimmed", "workers"
+        "archive", "birth", "channel", "end", "ended", "expiry", "log", "snapshots", "sweep_turn", "tag", "trimmed",
+        "workers",
     )  # fmt: skip
 
     def __init__(self, namespace: str, shard: str) -> None:
         self.tag = tag = f"{{{namespace}:{shard}}}"
         self.log = f"{tag}:log".encode()
+        self.snapshots = f"{tag}:s:".encode()
         self.expiry = f"{tag}:exp".encode()
         self.ended = f"{tag}:ended".encode()
         self.end = f"{tag}:end".encode()
@@ -32,7 +34,7 @@ class Keys:
 
     def snapshot(self, sid: str) -> bytes:
         """Return the key of one session's snapshot."""
-        return f"{self.tag}:s:{sid}".encode()
+        return self.snapshots + sid.encode()
 
     def turn(self, job: str) -> bytes:
         """Return the key of the turn at a background job."""

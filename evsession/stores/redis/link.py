@@ -15,7 +15,7 @@ from evsession.errors import StoreUnavailable
 from evsession.patience import RETRY_AFTER
 from evsession.stores.redis.address import Address
 from evsession.stores.redis.connection import Connection, Reply, login, open_connection, pack, unavailable
-from evsession.stores.redis.scripts import ALL, Script
+from evsession.stores.redis.scripts import ALL, Call, Script
 
 _RECONNECT = ("READONLY", "MASTERDOWN", "LOADING", "NOAUTH")
 
@@ -48,11 +48,28 @@ class Link:
         connection = self._connection or await self._open()
         reply = await connection.call(pack((b"EVALSHA", script.digest, len(keys), *keys, *args)))
         if isinstance(reply, hiredis.ReplyError):
-            if not str(reply).startswith("NOSCRIPT"):
-                raise self._refused(reply)
-            self.resent += 1
+            self._check_forgotten(reply)
             reply = await self.call(b"EVAL", script.source, len(keys), *keys, *args)
         return reply
+
+    async def run_packed(self, call: Call, *variable: bytes) -> Reply:
+        """Run a script whose call is packed for the most part already, as `run` does.
+
+        Raises:
+            StoreUnavailable: the server is away, refused, or did not answer in time.
+        """
+        self.calls += 1
+        connection = self._connection or await self._open()
+        reply = await connection.call(call.pack(*variable))
+        if isinstance(reply, hiredis.ReplyError):
+            self._check_forgotten(reply)
+            reply = await self._send(call.pack(*variable, by_text=True))
+        return reply
+
+    def _check_forgotten(self, reply: hiredis.ReplyError) -> None:
+        if not str(reply).startswith("NOSCRIPT"):
+            raise self._refused(reply)
+        self.resent += 1
 
     async def call(self, *command: bytes | str | int) -> Reply:
         """Send one command.
@@ -60,9 +77,12 @@ class Link:
         Raises:
             StoreUnavailable: the server is away, refused, or did not answer in time.
         """
+        return await self._send(pack(command))
+
+    async def _send(self, packed: bytes) -> Reply:
         self.calls += 1
         connection = self._connection or await self._open()
-        reply = await connection.call(pack(command))
+        reply = await connection.call(packed)
         if isinstance(reply, hiredis.ReplyError):
             raise self._refused(reply)
         return reply

@@ -30,6 +30,7 @@ from evsession.stores.redis.scripts import (
     TOUCH,
     TRIM,
     WALK,
+    Call,
 )
 from evsession.view import Beat, BeatReply
 from evsession.wire import Entry, Line, Position, StreamId, id_text, parse_id
@@ -65,6 +66,7 @@ class RedisStore:
         self.shards = tuple(f"{number:02x}" for number in range(shards))
         self._address = Address.parse(url)
         self._keys: dict[str, Keys] = {}
+        self._commits: dict[str, Call] = {}
         self._worker = ""
         self._bound = 0
         self._link: Link | None = None
@@ -119,35 +121,37 @@ class RedisStore:
         pairs = iter(field.decode() for field in stored)
         return dict(zip(pairs, pairs, strict=True))
 
+    def _commit_call(self, shard: str) -> Call:
+        keys, ttls = self.keys(shard), (b"%d" % ENDED_KEPT_MS, b"%d" % KEPT_PAST_ABSOLUTE_MS)
+        call = Call(
+            COMMIT, (keys.log, keys.expiry, keys.end, keys.birth, keys.ended), 16, (keys.channel, b"PUBLISH", *ttls)
+        )
+        return self._commits.setdefault(shard, call)
+
     async def commit(self, commit: Commit) -> CommitReply:
-        keys = self.keys(commit.sid[:2])
-        reply = await self._connected().run(
-            COMMIT,
-            (keys.snapshot(commit.sid), keys.log, keys.expiry, keys.end, keys.birth, keys.ended),
-            commit.sid,
+        shard, sid_ = commit.sid[:2], commit.sid.encode()
+        reply = await self._connected().run_packed(
+            self._commits.get(shard) or self._commit_call(shard),
+            self._keys[shard].snapshots + sid_,
+            sid_,
             commit.expected,
             commit.event_id,
-            commit.first_version,
+            b"%d" % commit.first_version,
             commit.prefix,
             commit.body,
-            commit.idle,
-            commit.absolute,
-            commit.type,
-            commit.condition,
+            b"%d" % commit.idle,
+            b"%d" % commit.absolute,
+            commit.type.encode(),
+            commit.condition.encode(),
             commit.actor,
             commit.context,
             commit.data,
-            commit.worker_time,
+            b"%d" % commit.worker_time,
             commit.notice,
-            keys.channel,
-            b"PUBLISH",
-            commit.event_id[:4].hex(),
-            ENDED_KEPT_MS,
-            KEPT_PAST_ABSOLUTE_MS,
         )
         status, sid, now, *rest = reply
-        id_, tail, packed = rest or (b"", b"", b"")
         _same_sid(commit.sid, sid)
+        id_, tail, packed = rest or (b"", b"", b"")
         return CommitReply(status.decode(), commit.sid, now, parse_id(id_) if id_ else None, tail, packed)
 
     async def fill(self, sid: str, beats: Sequence[Beat] = ()) -> FillReply:
