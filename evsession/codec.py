@@ -10,7 +10,7 @@ A packed snapshot is 125 readable characters of fixed width (two digests in it a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, assert_never
+from typing import Any, Final, NamedTuple, assert_never, get_args
 
 import orjson
 
@@ -168,9 +168,12 @@ def check_head(head_key: bytes, redact_key: bytes, stored: Stored, packed: bytes
         raise CorruptSnapshot(snapshot.sid)
 
 
+_TYPES: Final[dict[type, str]] = {class_: class_.__name__.lower() for class_ in get_args(Event)}
+
+
 def type_of(event: Event) -> str:
     """Return the name of an event's type as the log has it."""
-    return type(event).__name__.lower()
+    return _TYPES[type(event)]
 
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
@@ -185,10 +188,12 @@ Data says its version under ``v``; without one it is version 0.
 def pack_event(event: Event, redact_key: bytes, sid: str, version: int, upcasters: Upcasters = UPCASTERS) -> bytes:
     """Return an event's facts and changes as JSON, secret values as digests."""
     data = _facts(event)
-    if steps := upcasters.get(type_of(event)):
+    if upcasters and (steps := upcasters.get(type_of(event))):
         data["v"] = len(steps)
-    if event.set_:
+    if event.redacted:
         data["set"] = redact(redact_key, sid, event.set_, dict.fromkeys(event.redacted, version))
+    elif event.set_:
+        data["set"] = event.set_
     if event.unset:
         data["unset"] = event.unset
     if event.redacted:

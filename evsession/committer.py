@@ -124,16 +124,21 @@ class Committer:
 
     async def _attempt(self, draft: Draft) -> tuple[CommitReply, Stored | None]:
         sent_at = self._clock()
-        flight = self._replica.cache.begin(draft.commit.sid, draft.commit.event_id)
+        cache, commit = self._replica.cache, draft.commit
+        flight = cache.begin(commit.sid, commit.event_id)
+        cache.expect(commit.notice, draft.notice)
         try:
-            reply = await self._store.commit(draft.commit)
+            reply = await self._store.commit(commit)
             stored = self._stored(draft, reply)
         except BaseException:
-            self._replica.cache.abandon(flight)
+            cache.abandon(flight)
             raise
+        if reply.status == "ok":
+            self.appended += 1
+        else:
+            cache.retract(commit.notice)
         fresh_until = sent_at + self._drafter.idle / TOUCHES / 1000 if reply.tail else 0.0
         self._replica.settle(flight, stored, sent_at, reply.now, fresh_until)
-        self.appended += reply.status == "ok"
         return reply, stored
 
     def _stored(self, draft: Draft, reply: CommitReply) -> Stored | None:

@@ -12,7 +12,7 @@ from evsession.keys import Keyring
 from evsession.redaction import Redactor
 from evsession.state import Snapshot, evolve
 from evsession.store import EVENT_KEY, Commit, Condition
-from evsession.wire import pack_notice
+from evsession.wire import START, Notice, pack_notice
 
 CONTAINERS: Final = (dict, list, tuple)
 
@@ -35,6 +35,7 @@ class Draft(NamedTuple):
     """A commit ready to be sent, and the snapshot that it will have produced once the store has accepted it."""
 
     commit: Commit
+    notice: Notice
     snapshot: Snapshot
     raw: bytes
     head: bytes
@@ -44,11 +45,11 @@ class Draft(NamedTuple):
     def accepted(self, tail: bytes) -> Stored:
         """Return the stored snapshot, given the part of the header that the store wrote."""
         return Stored(
-            snapshot=self.snapshot,
-            raw=self.raw,
-            head=self.head,
-            link=self.link,
-            key_id=self.key_id,
+            self.snapshot,
+            self.raw,
+            self.head,
+            self.link,
+            self.key_id,
             created_at=int(tail[:13]),
             authenticated_at=int(tail[13:26]),
             idle_at=int(tail[26:39]),
@@ -61,7 +62,9 @@ class Drafter:
     """Makes drafts under one set of keys, limits and redaction patterns."""
 
     def __init__(self, keys: Keyring, redactor: Redactor, limits: DataLimits, *, idle: int, absolute: int) -> None:
-        self._keys = keys
+        self._message_key, self._message_key_id = keys.signing.message, keys.signing.key_id
+        self._audit_id = keys.audit_id
+        self._head_key, self._redact_key = _audit_keys(keys)
         self._redactor = redactor
         self._limits = limits
         self.idle = idle
@@ -106,51 +109,52 @@ class Drafter:
         raw = dumps_to_keep(snapshot.data)
         if event.set_:
             check_size(snapshot.data, raw, self._limits)
-        keys = self._keys.verifying[0]
-        audit = self._keys.audit_id
-        head_key, redact_key = self._audit_keys(audit)
+        event_id, actor, context, worker_time = stamp
         version, type_ = snapshot.version, type_of(event)
-        data = pack_event(event, redact_key, sid, version)
+        data = pack_event(event, self._redact_key, sid, version)
         previous = base.head if base is not None else FIRST
         name = sid.encode()
-        covered = (name, b"%d" % version, type_.encode(), stamp.event_id, stamp.actor, stamp.context, data)
-        link = link_of(head_key, previous, covered)
+        covered = (name, b"%d" % version, type_.encode(), event_id, actor, context, data)
+        link = link_of(self._head_key, previous, covered)
         body = pack_body(snapshot, raw)
-        covered_body = redacted_body(redact_key, snapshot, body)
-        head = head_of(head_key, link, name, version, status_of(snapshot), covered_body)
-        notice = pack_notice(
-            keys.message,
+        covered_body = redacted_body(self._redact_key, snapshot, body)
+        head = head_of(self._head_key, link, name, version, status_of(snapshot), covered_body)
+        key_id, told = self._message_key_id, b"" if event.redacted else data
+        part = pack_notice(
+            self._message_key,
             sid=sid,
             version=version,
             previous_head=previous,
             head=head,
             link=link,
-            event_id=stamp.event_id,
-            key_id=keys.key_id,
+            event_id=event_id,
+            key_id=key_id,
             type_=type_,
-            data=b"" if event.redacted else data,
+            data=told,
         )
         commit = Commit(
             sid=sid,
             expected=base.head if base is not None else b"",
-            event_id=stamp.event_id,
+            event_id=event_id,
             first_version=first_version,
-            prefix=pack_prefix(audit, head, link, snapshot),
+            prefix=pack_prefix(self._audit_id, head, link, snapshot),
             body=body,
             idle=self.idle,
             absolute=absolute or (0 if base is not None else self._absolute),
             type=type_,
             condition=condition,
-            actor=stamp.actor,
-            context=stamp.context,
+            actor=actor,
+            context=context,
             data=data,
-            worker_time=stamp.worker_time,
-            notice=notice,
+            worker_time=worker_time,
+            notice=part,
         )
-        return Draft(commit, snapshot, raw, head, link, audit)
+        notice = Notice(START, START.id, sid, version, previous, head, link, event_id, key_id, type_, told)
+        return Draft(commit, notice, snapshot, raw, head, link, self._audit_id)
 
-    def _audit_keys(self, key_id: str) -> tuple[bytes, bytes]:
-        head, redact = self._keys.head(key_id), self._keys.redact(key_id)
-        if head is None or redact is None:  # the keyring named this id itself
-            raise KeyError(key_id)
-        return head, redact
+
+def _audit_keys(keys: Keyring) -> tuple[bytes, bytes]:
+    head, redact = keys.head(keys.audit_id), keys.redact(keys.audit_id)
+    if head is None or redact is None:  # the keyring named this id itself
+        raise KeyError(keys.audit_id)
+    return head, redact

@@ -347,12 +347,10 @@ class Exchange:
         if ticket is not None and not ticket.current_key:
             token = reissue(self.manager.worker.keys, "cookie", self.manager.cookie.name, self.raw)
             value = token.value if token is not None else value
+        fenced = f"{value}~{version}"
+        self.cookie = self.manager.set_cookie(fenced)
         if ticket is not None:
-            self._give(f"{value}~{version}", Ticket(ticket.sid, ticket.secret_hash, version, True))
-
-    def _give(self, value: str, ticket: Ticket) -> None:
-        self.cookie = self.manager.set_cookie(value)
-        self.manager.remember(value, ticket)
+            self.manager.remember(fenced, Ticket(ticket.sid, ticket.secret_hash, version, True))
 
     def mend(self) -> None:
         """Correct a fence that named a version which does not exist any more."""

@@ -127,9 +127,7 @@ class Replica:
             raise
         return self.settle(flight, stored, sent_at, reply.now)
 
-    def settle(
-        self, flight: Flight, stored: Stored | None, sent_at: float, now: int, touch_at: float = 0.0
-    ) -> Verdict:
+    def settle(self, flight: Flight, stored: Stored | None, sent_at: float, now: int, touch_at: float = 0.0) -> Verdict:
         """Hand the cache what an operation brought that was sent at `sent_at` and executed at `now`, server time.
 
         `touch_at` is the local time until which the idle deadline needs no look, where the operation has moved it.
@@ -254,12 +252,10 @@ class Replica:
 
     def on_message(self, shard: str, message: bytes) -> None:
         """Take in one message of the feed."""
-        self.cache.message(shard, message)
-        if self.cache.view(shard).gap:
+        if self.cache.message(shard, message):
             self.wake()
 
     def on_gap(self, shard: str) -> None:
         """Learn that messages may have been missed."""
-        self.cache.stats.gaps += 1
-        self.cache.view(shard).gap = True
+        self.cache.missed(shard)
         self.wake()

@@ -40,14 +40,13 @@ def evolve(snapshot: Snapshot, event: Event) -> Snapshot:
     if snapshot.ended is not None:
         return replace(snapshot, version=snapshot.version + 1)
     match event:
-        case Created():
-            return _changed(snapshot, event, secrets=(event.secret,), control=event.control)
         case Updated():
             return _changed(snapshot, event)
+        case Created():
+            return replace(_changed(snapshot, event), secrets=(event.secret,), control=event.control)
         case Authenticated():
-            return _changed(
-                snapshot,
-                event,
+            return replace(
+                _changed(snapshot, event),
                 secrets=(event.secret,),
                 control=event.control,
                 user_id=event.user_id,
@@ -57,29 +56,26 @@ def evolve(snapshot: Snapshot, event: Event) -> Snapshot:
             )
         case Renewed():
             kept = snapshot.secrets[:1] if event.phase == "issued" else ()
-            return _changed(snapshot, event, secrets=(event.secret, *kept))
+            return replace(_changed(snapshot, event), secrets=(event.secret, *kept))
         case Ended():
             return Snapshot(sid=snapshot.sid, version=snapshot.version + 1, ended=event.cause)
         case _:
             assert_never(event)
 
 
-def _changed(snapshot: Snapshot, event: Changes, **fields: Any) -> Snapshot:
-    carried = {
-        "user_id": snapshot.user_id,
-        "names": snapshot.names,
-        "secrets": snapshot.secrets,
-        "control": snapshot.control,
-        "facts": snapshot.facts,
-        "detected": snapshot.detected,
-    }
+def _changed(snapshot: Snapshot, event: Changes) -> Snapshot:
     version = snapshot.version + 1
     return Snapshot(
         sid=snapshot.sid,
         version=version,
         data=_data_after(snapshot.data, event),
         marks=_marks_after(snapshot.marks, event, version),
-        **(carried | fields),
+        user_id=snapshot.user_id,
+        names=snapshot.names,
+        secrets=snapshot.secrets,
+        control=snapshot.control,
+        facts=snapshot.facts,
+        detected=snapshot.detected,
     )
 
 

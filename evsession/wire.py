@@ -153,10 +153,10 @@ def split_message(message: bytes) -> Iterator[tuple[Position, StreamId, bytes]]:
     at = 0
     while at < len(message):
         line_end = message.index(b"\n", at)
-        prev, id_, length = message[at:line_end].split(b" ")
-        part = line_end + 1 + _DIGEST
-        at = part + int(length)
-        if int(length) < 0 or at > len(message):
+        prev, id_, size = message[at:line_end].split(b" ")
+        part, length = line_end + 1 + _DIGEST, int(size)
+        at = part + length
+        if length < 0 or at > len(message):
             msg = "a feed message is cut short"
             raise ValueError(msg)
         yield Position(parse_id(prev), message[line_end + 1 : part]), parse_id(id_), message[part:at]

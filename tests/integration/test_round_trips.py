@@ -116,6 +116,22 @@ async def test_a_write_is_one_round_trip(server: Server) -> None:
         assert await append == (1, 1)
 
 
+async def test_what_a_worker_wrote_it_knows_when_it_comes_back(server: Server) -> None:
+    """Cookie and feed message: neither is checked anew, and the next request is served from memory at once."""
+    async with worker_on(server) as worker:
+        manager, app, browser = worker.manager, worker.app, Browser()
+        before = len(manager.worker.cache._sent)  # of what was written before the feed was there
+        for number in range(3):
+            await browser.visit(app, setting(n=number))
+        await until(lambda: len(manager.worker.cache._sent) == before, "own messages")
+        memo, stats = dict(manager._memo), manager.stats()
+        await browser.visit(app)
+        cached = manager.worker.cache.newest(browser.session_id)
+        assert cached is not None
+        assert (manager._memo, manager.stats().counts.fills, stats.cache.forged) == (memo, stats.counts.fills, 0)
+        assert cached.touch_at > manager.clock()
+
+
 async def test_a_value_that_stays_is_no_write(server: Server) -> None:
     """To set what is there already sends nothing."""
     browser = Browser()

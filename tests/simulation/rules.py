@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Final
 
 import pytest
@@ -199,9 +198,9 @@ def a_retry_keeps_its_event_id(patch: pytest.MonkeyPatch) -> None:
 def a_request_reapplies_its_operations(patch: pytest.MonkeyPatch) -> None:
     """Write the whole state that the request saw, as all peers do."""
 
-    def change(original: Any, self: Exchange, base: Any, plan: Plan) -> Any:
-        whole = Changes(set_={**base.snapshot.data, **plan.changes.set_} if base is not None else {})
-        return original(self, base, replace(plan, changes=whole))
+    def change(original: Any, self: Exchange, base: Any, plan: Plan, wanted: Changes) -> Any:
+        whole = Changes(set_={**base.snapshot.data, **wanted.set_} if base is not None else {})
+        return original(self, base, plan, whole)
 
     _around(patch, Exchange, "_change", change)
     patch.setattr(exchange, "rebase", lambda changes, data: changes)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from evsession.cache import ENTRY_OVERHEAD, MAX_TOMBSTONES, Cache, UnfedCache, is_flat
+from evsession.cache import ENTRY_OVERHEAD, MAX_SENT, MAX_SENT_BYTES, MAX_TOMBSTONES, Cache, UnfedCache, is_flat
 from evsession.config import CachePolicy
 from evsession.events import Authenticated, Created, Ended, Event, Renewed, Updated
 from evsession.view import CONTROL, BeatReply
-from evsession.wire import START, Position
-from tests.property.model import KEYRING, World, event_id, sid
+from evsession.wire import START, Notice, Position
+from tests.property.model import KEYRING, World, event_id, framed, sid
 
 INFINITY = float("inf")
 A, B, C = sid(1), sid(2), sid(3)
@@ -418,6 +418,85 @@ def test_the_message_of_an_own_commit_after_its_reply_is_nothing() -> None:
     world.tell(message)
     assert world.cache.newest(A) is kept
     assert world.view.position == world.log.end
+
+
+def announced(world: World, part: bytes) -> tuple[Notice, bytes]:
+    """Return the notice of a commit to the cached session, and its message with other bytes as the worker's part."""
+    before = world.log.end
+    world.log.commit(A, Updated(set_={"n": 2}), own=event_id(50))
+    stored = world.log.stored(A)
+    assert stored is not None
+    notice = Notice(
+        START, START.id, A, 2, b"", stored.head, stored.link, event_id(50), KEYRING.key_id, "updated", b""
+    )  # fmt: skip
+    return notice, framed(before, world.log.end.id, part)
+
+
+def test_an_own_message_is_known_by_its_bytes_once() -> None:
+    """Given a commit under way, when its very bytes come back, then they need no tag; a second time they do."""
+    world = world_with(n=1)
+    flight = world.cache.begin(A, event_id(50))
+    notice, message = announced(world, b"bytes without a tag that is good, as long as a part must be")
+    world.cache.expect(b"bytes without a tag that is good, as long as a part must be", notice)
+    world.tell(message)
+    assert (world.view.position, world.cache.stats.forged, world.cache.newest(A)) == (world.log.end, 0, None)
+    assert world.cache.finish(flight, world.log.stored(A), INFINITY) == "kept"
+    assert world.served(A, 100.0) is None
+    world.prove(1.0)
+    assert world.served(A, 2.5) == {"n": 2}
+    world.tell(message)
+    assert world.cache.stats.forged == 1
+
+
+def test_own_bytes_at_another_place_of_the_log_are_a_gap() -> None:
+    """Given an expected message, when it names an entry before it that is not ours, then the log is asked."""
+    world = world_with(n=1)
+    notice, _ = announced(world, b"part")
+    world.cache.expect(b"part", notice)
+    kept = world.cache.newest(A)
+    world.tell(framed(Position((1, 0), event_id(99)), (2, 0), b"part"))
+    assert (world.view.gap, world.cache.newest(A)) == (True, kept)
+
+
+def test_a_refused_commit_expects_no_message() -> None:
+    """Given a conflict, when the bytes come all the same, then nobody of ours has sent them."""
+    world = world_with(n=1)
+    notice, message = announced(world, b"part")
+    world.cache.expect(b"part", notice)
+    world.cache.retract(b"part")
+    world.tell(message)
+    assert world.cache.stats.forged == 1
+
+
+def test_after_a_gap_no_message_is_expected() -> None:
+    """Given an expected message, when messages were lost, then it may never come, and is no longer waited for."""
+    world = world_with(n=1)
+    notice, message = announced(world, b"part")
+    world.cache.expect(b"part", notice)
+    world.cache.missed("00")
+    assert (world.view.gap, world.cache.stats.gaps) == (True, 1)
+    world.tell(message)
+    assert world.cache.stats.forged == 1
+
+
+def test_a_long_message_is_not_expected() -> None:
+    """Given a large session, when its message comes back, then it is read as anybody's."""
+    world = world_with(n=1)
+    notice, message = announced(world, bytes(MAX_SENT_BYTES + 1))
+    world.cache.expect(bytes(MAX_SENT_BYTES + 1), notice)
+    world.tell(message)
+    assert world.cache.stats.forged == 1
+
+
+def test_only_so_many_messages_are_expected() -> None:
+    """Given messages that never come, then they do not pile up, and the newest is known all the same."""
+    world = world_with(n=1)
+    notice, message = announced(world, b"part")
+    for number in range(MAX_SENT):
+        world.cache.expect(event_id(number), notice)
+    world.cache.expect(b"part", notice)
+    world.tell(message)
+    assert (world.view.position, world.cache.stats.forged) == (world.log.end, 0)
 
 
 def test_a_commit_overtaken_by_another_is_outdated() -> None:
