@@ -224,7 +224,7 @@ class Exchange:
         manager = self.manager
         if login is None and not manager.may_create_anonymous():
             raise SessionLimitReached(manager.policy.anonymous_per_second, "anonymous_per_second")
-        sid = new_sid(secrets.choice(manager.worker.store.shards), os.urandom(16))
+        sid = self._new_sid()
         token = self._new_token(sid, login)
         event = self._first_event(login, changes, token)
         stored = await manager.worker.committer.append(sid, None, lambda _: event, self._stamp(login))
@@ -233,6 +233,9 @@ class Exchange:
         manager.worker.counts.created += 1
         self._hand_out(token, stored.snapshot, login)
         return stored
+
+    def _new_sid(self) -> str:
+        return new_sid(secrets.choice(self.manager.worker.store.shards), os.urandom(16))
 
     def _first_event(self, login: Login | None, changes: Changes, token: Token) -> Event:
         if login is not None:

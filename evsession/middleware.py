@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import ClassVar, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -33,7 +33,7 @@ class SessionMiddleware:
     through; two managers need different cookie names and `scope_key`.
     """
 
-    new_exchange: ClassVar[type[Exchange]] = Exchange
+    new_exchange: Callable[[SessionManager, Scope], Exchange] = Exchange
 
     def __init__(
         self,
