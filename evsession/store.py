@@ -104,12 +104,13 @@ class Turn(NamedTuple):
 class Counters(NamedTuple):
     """What a shard's log counts of itself, all at one moment.
 
-    `length` entries are there, the first of them at `first`; `end` is where the last commit said that it stands, `last`
-    the last id that the log has given out. `added` entries were appended ever, `trimmed` of them removed by `trim`;
-    `deleted` is the highest id that somebody took out of the middle. `added` and `deleted` are None where the server
-    does not count (before Redis 7.0).
+    `now` is the server's time. `length` entries are there, the first of them at `first`. `end` is where the last commit
+    said that the log stands, `last` the last id that it has given out. `added` entries were appended ever, `trimmed` of
+    them removed by `trim`; `deleted` is the highest id that somebody took out of the middle. `added` and `deleted` are
+    None where the server does not count (before Redis 7.0).
     """
 
+    now: int
     length: int
     first: StreamId
     last: StreamId

@@ -13,6 +13,7 @@ from evsession.audit.travel import Difference, Moment, PastState, read_differenc
 from evsession.errors import ConfigError
 
 if TYPE_CHECKING:
+    from evsession.audit.report import Progress, Report
     from evsession.worker import Worker
 
 
@@ -88,3 +89,19 @@ class Audit:
             UnknownFormat: a newer version wrote its last event.
         """
         return await read_explanation(self._reader, session_id)
+
+    async def verify(self, progress: Progress | None = None) -> Report:
+        """Check every event and every snapshot of the namespace against each other and against the keys.
+
+        It reads all of both and keeps this process busy, 20 µs for each event: not for one that serves requests.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+            OSError: the disk is full: large logs are sorted in a temporary directory, which TMPDIR can name.
+        """
+        from evsession.audit.verify import verify
+
+        worker = self._reader.worker
+        await worker.ensure_open()
+        absolute = worker.session_policy.absolute_timeout
+        return await verify(worker.store, worker.keys, absolute=absolute, progress=progress)

@@ -13,6 +13,7 @@ from evsession.cli.diff import diff
 from evsession.cli.explain import explain
 from evsession.cli.history import history
 from evsession.cli.show import show
+from evsession.cli.verify import verify
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -42,3 +43,4 @@ app.command()(show)
 app.command()(diff)
 app.command()(explain)
 app.command()(archive)
+app.command()(verify)

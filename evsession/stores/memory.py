@@ -183,7 +183,7 @@ class MemoryStore:
     async def counters(self, shard: str) -> Counters:
         home = self._shard(shard)
         first = home.log[0].id if home.log else START.id
-        return Counters(len(home.log), first, home.end.id, home.end, home.trimmed, home.added, START.id)
+        return Counters(self._clock(), len(home.log), first, home.end.id, home.end, home.trimmed, home.added, START.id)
 
     async def snapshots(self, cursor: int, count: int) -> tuple[int, Sequence[tuple[str, bytes]]]:
         now = self._clock()

@@ -31,10 +31,11 @@ def _rearranged(id_: bytes, fields: list[bytes]) -> Line:
 
 async def counters(link: Link, keys: Keys) -> Counters:
     """Return what a log counts of itself."""
-    end, trimmed, *info = await link.run(COUNT, (keys.log, keys.end, keys.trimmed))
+    now, end, trimmed, *info = await link.run(COUNT, (keys.log, keys.end, keys.trimmed))
     told = dict(_pairs(info[0])) if info else {}
     id_, _, event = end.partition(b" ")
     return Counters(
+        now=now,
         length=told.get(b"length", 0),
         first=_id_of(told.get(b"first-entry")),
         last=parse_id(told.get(b"last-generated-id", b"0-0")),

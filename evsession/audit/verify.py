@@ -1,0 +1,188 @@
+"""Verifying a namespace: all snapshots, then all logs, in a memory that does not grow with them.
+
+Order is what makes it right while sessions change: first where each log ends is noted, then the snapshots are read,
+then the logs. So each snapshot is at least as new as the noted end, and the log read at least as new as the snapshot.
+Snapshots and entries are sorted into parts by session; then one part after the other is proved by `Prover`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from math import ceil
+from time import monotonic
+from typing import Final, NamedTuple
+from zlib import crc32
+
+import anyio.lowlevel
+
+from evsession.audit.report import Progress, Report, Trimmed
+from evsession.audit.spill import Spill
+from evsession.keys import Keyring
+from evsession.proof import Prover, Reach, Trace, counter_faults
+from evsession.store import Store
+from evsession.stores.memory import KEPT_PAST_ABSOLUTE_MS
+from evsession.view import CONTROL
+from evsession.wire import Line, StreamId, id_text, parse_id
+
+PART: Final = 50_000
+"""Entries that one part is to have: about 50 MB while it is proved, if each is of another session."""
+
+MAX_PARTS: Final = 128
+"""Parts that are filled at once, so that at most as many files are open; for more, the log is read again."""
+
+PAGE: Final = 1_000
+"""Entries that are asked for at once.  Source: about 200 KB, two milliseconds of the server's time."""
+
+
+class Proved(NamedTuple):
+    """A session, what is known of it, and whether nothing was found wrong with it."""
+
+    sid: str
+    trace: Trace
+    is_sound: bool
+
+
+class Verification:
+    """One run. `absolute` is the absolute timeout, after which a snapshot is kept for a day."""
+
+    def __init__(self, store: Store, keys: Keyring, *, absolute: timedelta, progress: Progress | None = None) -> None:
+        self.report = Report()
+        self._store = store
+        self._keys = keys
+        self._absolute = absolute // timedelta(milliseconds=1)
+        self._progress = progress or (lambda what, done, of: None)
+        self._shards = list(store.shards)
+        self._lengths: dict[str, int] = {}
+        self._scanned: dict[str, StreamId] = {}
+        self._firsts: dict[str, StreamId] = {}
+        self._now = 0
+
+    async def sessions(self) -> AsyncIterator[Proved]:
+        """Verify everything, and yield each session once its events and its snapshot were proved.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+            OSError: the disk is full.
+        """
+        started = monotonic()
+        await self._note_ends()
+        parts = max(1, ceil(sum(self._lengths.values()) / PART))
+        for first in range(0, parts, MAX_PARTS):
+            with Spill(min(MAX_PARTS, parts - first)) as spill:
+                pile = _Pile(spill, first, parts)
+                if first:
+                    await self._note_ends()
+                await self._read_snapshots(pile)
+                for shard in self._shards:
+                    await self._read_log(shard, pile)
+                for part in range(pile.size):
+                    async for proved in self._prove(pile, part):
+                        yield proved
+        for shard in (CONTROL, *self._shards):
+            await self._check_counters(shard)
+        self.report.seconds = monotonic() - started
+
+    async def _note_ends(self) -> None:
+        for shard in self._shards:
+            counters = await self._store.counters(shard)
+            self._lengths[shard], self._scanned[shard], self._now = counters.length, counters.last, counters.now
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _read_snapshots(self, pile: _Pile) -> None:
+        cursor, is_first = 0, True
+        while cursor or is_first:
+            cursor, page = await self._store.snapshots(cursor, PAGE)
+            is_first = False
+            for sid, packed in page:
+                if sid[:2] not in self._lengths:  # of a shard that this manager was not told of
+                    self._shards.append(sid[:2])
+                    self._lengths[sid[:2]] = 0
+                self.report.snapshots += pile.add_snapshot(sid.encode(), packed)
+
+    async def _read_log(self, shard: str, pile: _Pile) -> None:
+        end = (await self._store.counters(shard)).last
+        after, name = (0, 0), shard.encode()
+        self._firsts[shard] = end
+        while after < end and (page := await self._store.lines(shard, after, PAGE)):
+            if after == (0, 0):
+                self._firsts[shard] = parse_id(page[0][0])
+            after = parse_id(page[-1][0])
+            self.report.events += sum(pile.add_line(name, line) for line in page)
+            self._progress("reading", self.report.events, max(self.report.events, sum(self._lengths.values())))
+            await anyio.lowlevel.checkpoint()
+
+    # ── proving ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _prove(self, pile: _Pile, part: int) -> AsyncIterator[Proved]:
+        reaches = {shard: Reach(self._firsts[shard], self._scanned.get(shard, (0, 0))) for shard in self._shards}
+        prover = Prover(self._keys, reaches, self.report.add)
+        for number, (shard, *line) in enumerate(pile.spill.records(part)):
+            if shard:
+                prover.entry(shard.decode(), line)
+            else:
+                prover.snapshot(line[0].decode(), line[1])
+            if number % PAGE == 0:
+                self._progress("proving", part * PART + number, pile.size * PART)
+                await anyio.lowlevel.checkpoint()
+        for sid, trace in prover.finish(self._may_have_lapsed):
+            self.report.sessions += 1
+            if trace.is_partial:
+                self.report.add_not_checkable(sid)
+            yield Proved(sid, trace, prover.is_sound(sid))
+
+    def _may_have_lapsed(self, trace: Trace) -> bool:
+        """Tell whether a snapshot's time to live may be over, because no sweeper was at work for a day."""
+        since = parse_id(trace.authenticated_id or trace.first_id)[0]
+        return self._now - since > self._absolute + KEPT_PAST_ABSOLUTE_MS
+
+    async def _check_counters(self, shard: str) -> None:
+        counters = await self._store.counters(shard)
+        (ms, seq), _ = counters.end
+        page = await self._store.lines(shard, (ms, seq - 1) if seq else (ms - 1, 2**64 - 1), 1) if ms else ()
+        last = next((line for line in page if parse_id(line[0]) == counters.end.id), None)
+        for fault in counter_faults(shard, counters, last):
+            self.report.add(fault)
+        if counters.added is None:
+            self.report.uncounted.append(shard)
+        if counters.trimmed:
+            self.report.trimmed.append(Trimmed(shard=shard, entries=counters.trimmed, first=id_text(counters.first)))
+
+
+class _Pile:
+    """What was read, sorted by session into `of` parts; `size` of them, from `first` on, are kept."""
+
+    def __init__(self, spill: Spill, first: int, of: int) -> None:
+        self.spill = spill
+        self.size = min(MAX_PARTS, of - first)
+        self._first = first
+        self._of = of
+
+    def add_snapshot(self, sid: bytes, packed: bytes) -> bool:
+        """Take in a snapshot; False if it is of a part that comes later, or came before."""
+        return self._add(sid, (b"", sid, packed))
+
+    def add_line(self, shard: bytes, line: Line) -> bool:
+        """Take in an entry; False if it is of a part that comes later, or came before."""
+        return self._add(line[2] if len(line) > 2 else b"", (shard, *line))
+
+    def _add(self, sid: bytes, record: tuple[bytes, ...]) -> bool:
+        part = crc32(sid) % self._of - self._first
+        if not 0 <= part < self.size:
+            return False
+        self.spill.add(part, record)
+        return True
+
+
+async def verify(store: Store, keys: Keyring, *, absolute: timedelta, progress: Progress | None = None) -> Report:
+    """Verify everything that a store holds; see `Verification`.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+        OSError: the disk is full.
+    """
+    verification = Verification(store, keys, absolute=absolute, progress=progress)
+    async for _ in verification.sessions():
+        pass
+    return verification.report
