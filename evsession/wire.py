@@ -94,6 +94,19 @@ def line_of(entry: Entry) -> Line:
     )  # fmt: skip
 
 
+def entry_of(line: Line) -> Entry:
+    """Return the entry that lies in the log like this.
+
+    Raises:
+        ValueError: it is none of ours.
+    """
+    id_, type_, sid, version, previous, event_id, offset, actor, context, data, key_id, head = line
+    return Entry(
+        parse_id(id_), sid.decode(), int(version), type_.decode(), previous.decode(), event_id, int(offset), actor,
+        context, data, key_id.decode(), head,
+    )  # fmt: skip
+
+
 class Notice(NamedTuple):
     """What a feed message tells of one commit; `data` is empty when a value in it is redacted.
 

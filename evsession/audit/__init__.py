@@ -2,9 +2,21 @@
 
 from evsession.audit.entries import Entries
 from evsession.audit.explain import Explanation
+from evsession.audit.follow import Follower
 from evsession.audit.history import MAX_HISTORY, History
 from evsession.audit.report import Report, Trimmed
 from evsession.audit.trail import Audit
 from evsession.audit.travel import Difference, PastState
 
-__all__ = ["MAX_HISTORY", "Audit", "Difference", "Entries", "Explanation", "History", "PastState", "Report", "Trimmed"]
+__all__ = [
+    "MAX_HISTORY",
+    "Audit",
+    "Difference",
+    "Entries",
+    "Explanation",
+    "Follower",
+    "History",
+    "PastState",
+    "Report",
+    "Trimmed",
+]

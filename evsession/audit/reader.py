@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from evsession.audit.together import together
 from evsession.codec import Stored, unpack_event
 from evsession.events import Authenticated
 from evsession.tokens import is_sid
@@ -20,6 +21,7 @@ MAX_WALK: Final = 10_000
 FIRST_PAGE: Final = 100
 """Events of the first page that looks for something further back; each next one is ten times as long."""
 
+ALL_SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
 LAST_ID: Final[StreamId] = (2**64 - 1, 2**64 - 1)
 
 
@@ -111,6 +113,19 @@ class Reader:
         if stored is None or stored.authenticated_at >= first.id[0]:
             return None
         return stored.snapshot.user_id
+
+    async def shards(self) -> Sequence[str]:
+        """Return every shard that may have events: who only reads may not know how many the application has.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        store = self.worker.store
+        if not self.worker.is_reader:
+            return store.shards
+        others = [name for name in ALL_SHARDS if name not in store.shards]
+        counters = await together(store.counters(name) for name in others)
+        return sorted({*store.shards, *(name for name, found in zip(others, counters, strict=True) if found.length)})
 
     async def stored(self, sid: str) -> Stored | None:
         """Return a session's snapshot as it is now, asked without becoming a worker.

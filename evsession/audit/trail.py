@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import AsyncIterator, Collection
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from evsession.audit.entries import Entries
 from evsession.audit.explain import Explanation, read_explanation
+from evsession.audit.follow import POLL_EVERY, Follower, Since, cursor_of, end_of_all
 from evsession.audit.history import History, read_history
 from evsession.audit.reader import Reader
+from evsession.audit.replay import end_of, read_span
+from evsession.audit.selection import Selection
 from evsession.audit.travel import Difference, Moment, PastState, read_difference, read_state
 from evsession.errors import ConfigError
+from evsession.events import RecordedEvent
 
 if TYPE_CHECKING:
     from evsession.audit.report import Progress, Report
@@ -89,6 +94,59 @@ class Audit:
             UnknownFormat: a newer version wrote its last event.
         """
         return await read_explanation(self._reader, session_id)
+
+    def replay(
+        self,
+        *,
+        since: datetime | str | None = None,
+        until: datetime | None = None,
+        types: Collection[str] | None = None,
+        user_id: object = None,
+        session_id: str | None = None,
+    ) -> AsyncIterator[RecordedEvent]:
+        """Return the events of all sessions in the order of time, from `since` to before `until`.
+
+        Without `since` it begins where archive or log do, without `until` it ends where the log ended when it was
+        asked. A cursor will do for `since`. Memory does not grow with the log. While iterating, it raises:
+
+        Raises:
+            ConfigError: at once, for a type that does not exist, a session id that is none, a time without a zone.
+            InvalidUserId: at once, for what identifies no user.
+            StoreUnavailable: store or archive did not answer.
+            UnknownFormat: a newer version wrote one of the events.
+        """
+        begin = None if since is None else cursor_of(since)
+        return read_span(self._reader, Selection.of(types, user_id, session_id), begin, end_of(until))
+
+    def follow(
+        self,
+        *,
+        since: Since = "now",
+        types: Collection[str] | None = None,
+        user_id: object = None,
+        session_id: str | None = None,
+        poll_every: timedelta = POLL_EVERY,
+    ) -> Follower:
+        """Return an endless iterator over the events of all sessions, from `since` on.
+
+        `since` is a cursor, an aware datetime, ``"start"``, or ``"now"``: the moment of the first `anext`. Each event
+        comes at least once, those of one session in their order, and none is left out, whether the server restarts or
+        fails over. A cursor from which on the log was trimmed raises `LogTrimmed`, unless there is an archive.
+
+        Raises:
+            ConfigError: no cursor, a type that does not exist, a session id that is none, a time without a zone.
+            InvalidUserId: this identifies no user.
+        """
+        return Follower(self._reader, Selection.of(types, user_id, session_id), since, poll_every)
+
+    async def end(self) -> str:
+        """Return the cursor after all that has happened so far.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        await self._reader.worker.ensure_open()
+        return (await end_of_all(self._reader, await self._reader.shards())).text()
 
     async def verify(self, progress: Progress | None = None) -> Report:
         """Check every event and every snapshot of the namespace against each other and against the keys.

@@ -3,69 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 
 from evsession import SessionManager, StoreUnavailable
 from tests.chaos.apps import STALENESS, Browser, app_of, manager_of
 from tests.chaos.logs import snapshot_and_log
+from tests.chaos.pair import pair_of_servers
 from tests.chaos.traffic import Traffic
 from tests.conftest import until
-from tests.servers import NAMES, Proxy, Server, find_binaries
-
-AT_ONCE = {"repl-diskless-sync-delay": "0", "repl-ping-replica-period": "1"}
-
-
-class Address(Proxy):
-    """One address for whichever server is the primary."""
-
-    def lead_to(self, server: Server) -> None:
-        """Send new connections to another server, and cut the old ones."""
-        self._target = urlsplit(server.url)
-        self.cut()
-
-
-class Pair:
-    """A primary and its replica behind one address."""
-
-    def __init__(self, primary: Server, replica: Server, address: Address) -> None:
-        self.primary = primary
-        self.replica = replica
-        self.address = address
-
-    async def forget_what_follows(self) -> None:
-        """Have the replica hold what the primary holds now, and nothing of what comes after."""
-        await until(self._is_level, "the replica has caught up")
-        self.replica.cli("REPLICAOF", "NO", "ONE")
-
-    def _is_level(self) -> bool:
-        here, there = _replication(self.primary), _replication(self.replica)
-        is_up = there["master_link_status"] == "up"
-        return is_up and here["master_repl_offset"] == there["slave_repl_offset"]
-
-    def fail_over(self) -> float:
-        """Kill the primary, promote the replica, and return the time of it."""
-        self.primary.kill()
-        self.address.lead_to(self.replica)
-        return time.monotonic()
-
-
-def _replication(server: Server) -> dict[str, str]:
-    lines = server.cli("INFO", "replication").decode().splitlines()
-    return dict(line.split(":", 1) for line in lines if ":" in line)
-
-
-@asynccontextmanager
-async def _pair() -> AsyncIterator[Pair]:
-    binary = find_binaries()[NAMES[0]]
-    with (
-        Server.start(binary, tcp=True, config=AT_ONCE) as primary,
-        Server.start(binary, tcp=True, config=AT_ONCE) as replica,
-    ):
-        replica.cli("REPLICAOF", "127.0.0.1", str(urlsplit(primary.url).port))
-        async with Address(primary.url) as address:
-            yield Pair(primary, replica, address)
 
 
 async def _reads(manager: SessionManager, cookie: str) -> dict[str, object] | None:
@@ -77,7 +21,7 @@ async def _reads(manager: SessionManager, cookie: str) -> dict[str, object] | No
 
 async def test_what_a_failover_lost_is_not_served_past_the_bound() -> None:
     """Both workers notice the fork; past `max_staleness` they serve the new primary's state, whatever a fence says."""
-    async with _pair() as pair, manager_of(pair.address.url) as one, manager_of(pair.address.url) as other:
+    async with pair_of_servers() as pair, manager_of(pair.address.url) as one, manager_of(pair.address.url) as other:
         ann, lost = Browser(app_of(one)), Browser(app_of(one))
         await ann.get("/set/n/1")
         await pair.forget_what_follows()
@@ -113,7 +57,7 @@ async def test_what_a_failover_lost_is_not_served_past_the_bound() -> None:
 
 async def test_an_end_that_a_failover_lost_is_written_again() -> None:
     """The session was ended, the new primary does not know it: the workers that do end it there once more."""
-    async with _pair() as pair, manager_of(pair.address.url) as one, manager_of(pair.address.url) as other:
+    async with pair_of_servers() as pair, manager_of(pair.address.url) as one, manager_of(pair.address.url) as other:
         ann = Browser(app_of(one))
         await ann.get("/login/ann")
         cookie = str(ann.cookie)
@@ -141,7 +85,7 @@ async def test_an_end_that_a_failover_lost_is_written_again() -> None:
 
 async def test_visitors_go_on_after_a_failover() -> None:
     """503 at most, and then everybody is served again, as themselves."""
-    async with _pair() as pair, manager_of(pair.address.url) as manager:
+    async with pair_of_servers() as pair, manager_of(pair.address.url) as manager:
         async with Traffic(app_of(manager)) as traffic:
             await pair.forget_what_follows()
             await traffic.flows()

@@ -123,3 +123,14 @@ async def test_expiry_and_touch() -> None:
     assert (await browser.visit(app)).json == {}
     assert (await manager.audit.history(browser.session_id))[-1].cause == "idle"
     assert (await manager.health()).ready
+
+
+async def test_the_trail_is_read(manager: SessionManager) -> None:
+    """History, time travel, replay and follow, on several shards too."""
+    sids = [(await manager.create(user_id=n, data={"n": n})).id for n in range(5)]
+    state = await manager.audit.state_at(sids[3], version=1)
+    assert state is not None
+    assert state.data == {"n": 3}
+    assert [event.session_id async for event in manager.audit.replay()] == sids
+    follower = manager.audit.follow(since="start")
+    assert [(await anext(follower)).session_id for _ in sids] == sids

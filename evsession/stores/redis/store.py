@@ -33,7 +33,7 @@ from evsession.stores.redis.scripts import (
     Call,
 )
 from evsession.view import Beat, BeatReply
-from evsession.wire import Entry, Line, Position, StreamId, id_text, parse_id
+from evsession.wire import Entry, Line, Position, StreamId, entry_of, id_text, parse_id
 
 ENDED_KEPT_MS: Final = 600_000
 """How long an ended, emptied snapshot stays: ten minutes.  Source: longer than any request in flight may last."""
@@ -299,23 +299,6 @@ def _entries(raw: Iterable[tuple[bytes, list[bytes]]]) -> Iterator[Entry]:
 
 def _entry(id_: bytes, fields: list[bytes]) -> Entry:
     if fields[::2] == FIELDS:  # as nearly always, and a dict takes 2 µs
-        values = fields[1::2]
-    else:
-        pairs = iter(fields)
-        by_name = dict(zip(pairs, pairs, strict=True))
-        values = [by_name[name] for name in FIELDS]
-    type_, sid, version, previous, event_id, offset, actor, context, data, key_id, head = values
-    return Entry(
-        parse_id(id_),
-        sid.decode(),
-        int(version),
-        type_.decode(),
-        previous.decode(),
-        event_id,
-        int(offset),
-        actor,
-        context,
-        data,
-        key_id.decode(),
-        head,
-    )
+        return entry_of((id_, *fields[1::2]))
+    by_name = dict(zip(fields[::2], fields[1::2], strict=True))
+    return entry_of((id_, *(by_name[name] for name in FIELDS)))

@@ -1,0 +1,333 @@
+"""Replay and follow: all sessions in the order of time, with cursors, over trimming and archives."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+import anyio
+import pytest
+
+from evsession import ConfigError, RecordedEvent, SessionManager
+from evsession.audit import Follower
+from evsession.audit.cursor import Cursor
+from evsession.errors import LogTrimmed
+from evsession.stores.memory import MemoryStore
+from evsession.stores.redis import RedisStore
+from evsession.wire import START, Entry, StreamId
+from tests.integration.apps import KEY, Clock, in_memory
+from tests.servers import Server
+
+QUICK = timedelta(milliseconds=5)
+A_NODE = 130
+"""Entries that fill one of Redis' stream nodes, below which trimming removes nothing."""
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def manager(clock: Clock) -> SessionManager:
+    return in_memory(MemoryStore(shards=4, clock=clock.server), clock=clock)
+
+
+@pytest.fixture
+async def on_server(server: Server) -> AsyncIterator[SessionManager]:
+    """Return a manager of two shards on a server."""
+    async with SessionManager(RedisStore(server.url, namespace="trail", shards=2), secret_key=KEY) as manager:
+        yield manager
+
+
+async def all_of(events: AsyncIterator[RecordedEvent]) -> list[RecordedEvent]:
+    return [event async for event in events]
+
+
+async def next_of(follower: Follower, count: int) -> list[RecordedEvent]:
+    with anyio.fail_after(10):
+        return [await anext(follower) for _ in range(count)]
+
+
+def ids_of(events: Iterable[RecordedEvent]) -> set[tuple[str, int]]:
+    """Return which events these are."""
+    return {(event.session_id, event.version) for event in events}
+
+
+class Kept:
+    """An archive in memory: all that was in the logs when it was made."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Sequence[Entry]] = {}
+
+    async def take(self, manager: SessionManager) -> None:
+        """Archive what the logs hold now."""
+        for shard in manager.worker.store.shards:
+            self.entries[shard] = await manager.worker.store.read(shard, START, 100_000)
+
+    async def between(self, shard: str, first: StreamId, last: StreamId) -> AsyncIterator[Entry]:
+        for entry in self.entries.get(shard, ()):
+            if first <= entry.id <= last:
+                yield entry
+
+
+# ── replay ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def story(manager: SessionManager, clock: Clock) -> dict[str, str]:
+    """Live through a few sessions of three users on all shards, and return session id → user."""
+    users = {}
+    for number in range(40):
+        user = f"user-{number % 3}"
+        session = await manager.create(user_id=user, data={"n": 0})
+        users[session.id] = user
+        clock.advance(seconds=1)
+    for round_ in (1, 2):
+        for sid in users:
+            await manager.update(sid, partial(dict.update, n=round_))
+            clock.advance(seconds=1)
+    for sid in list(users)[::4]:
+        await manager.revoke(sid)
+    return users
+
+
+async def test_a_replay_is_in_the_order_of_time_over_all_shards(manager: SessionManager, clock: Clock) -> None:
+    """Nothing missing, nothing twice, and each with the user who was signed in."""
+    users = await story(manager, clock)
+    events = await all_of(manager.audit.replay())
+    assert len(events) == 40 * 3 + 10
+    assert [event.at for event in events] == sorted(event.at for event in events)
+    assert {event.session_id[:2] for event in events} == set(manager.worker.store.shards)
+    assert all(event.user_id == users[event.session_id] for event in events)
+
+
+async def test_a_replay_can_be_narrowed(manager: SessionManager, clock: Clock) -> None:
+    """By time, type, user and session, and all of them together."""
+    users = await story(manager, clock)
+    events = await all_of(manager.audit.replay())
+    since, until = events[50].at, events[100].at
+    replay = manager.audit.replay
+    assert await all_of(replay(since=since, until=until)) == events[50:100]
+    assert await all_of(replay(types=["ended"])) == [event for event in events if event.type == "ended"]
+    assert await all_of(replay(types="ended")) == [event for event in events if event.type == "ended"]
+    mine = [event for event in events if event.user_id == "user-1"]
+    assert await all_of(replay(user_id="user-1")) == mine
+    sid = next(sid for sid, user in users.items() if user == "user-1")
+    assert await all_of(replay(session_id=sid)) == list(await manager.audit.history(sid))
+    late = [event for event in mine if event.at >= since and event.type == "updated"]
+    assert await all_of(replay(user_id="user-1", types=["updated"], since=since)) == late
+    assert await all_of(replay(since=events[60].cursor, session_id=events[60].session_id)) == [
+        event for event in events[61:] if event.session_id == events[60].session_id
+    ]
+
+
+async def test_a_replay_knows_users_whose_login_came_before_it(manager: SessionManager, clock: Clock) -> None:
+    """It asks the log for each session once."""
+    users = await story(manager, clock)
+    await manager.create()
+    events = await all_of(manager.audit.replay(since=(await all_of(manager.audit.replay()))[60].at))
+    assert all(event.user_id == users.get(event.session_id) for event in events)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"types": ["deleted"]}, "there are created, authenticated, updated"),
+        ({"session_id": "nonsense"}, "pass the public id"),
+        ({"since": "yesterday"}, "this is no cursor"),
+        ({"since": datetime(2026, 11, 21)}, "without a zone"),
+    ],
+)
+async def test_what_cannot_be_replayed_is_refused_at_once(
+    manager: SessionManager, options: dict[str, Any], says: str
+) -> None:
+    """Before anything is read."""
+    with pytest.raises(ConfigError, match=says):
+        manager.audit.replay(**options)
+    with pytest.raises(ConfigError, match=says):
+        manager.audit.follow(**options)
+
+
+async def test_a_replay_ends_though_the_log_grows(on_server: SessionManager) -> None:
+    """Where the log ended when it began, however many are writing."""
+    session = await on_server.create(data={"n": 0})
+    seen = 0
+    with anyio.fail_after(10):
+        async for _ in on_server.audit.replay():
+            seen += 1
+            for n in range(3):
+                await on_server.update(session.id, partial(dict.update, n=f"{seen} {n}"))
+    assert seen == 1
+
+
+async def test_junk_in_a_log_hides_nothing(on_server: SessionManager, server: Server) -> None:
+    """Whoever can write to the server cannot blind a reader with more junk than a page has."""
+    await on_server.create(user_id="before")
+    key = on_server.worker.store.keys("00").log  # type: ignore[attr-defined]
+    server.cli("EVAL", "for i = 1, 1200 do redis.call('XADD', KEYS[1], '*', 'junk', i) end", 1, key)
+    await on_server.create(user_id="after")
+    events = await all_of(on_server.audit.replay(types=["authenticated"]))
+    assert {"before", "after"} == {event.user_id for event in events}
+
+
+# ── follow ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_following_brings_what_happens(on_server: SessionManager) -> None:
+    """From now on, or from the start."""
+    await on_server.create(user_id="early")
+    late = on_server.audit.follow(since=await on_server.audit.end(), poll_every=QUICK)
+    await on_server.create(user_id="late")
+    assert [event.user_id for event in await next_of(late, 1)] == ["late"]
+    assert [event.user_id for event in await next_of(on_server.audit.follow(since="start"), 2)] == ["early", "late"]
+    now = on_server.audit.follow(poll_every=QUICK)
+    assert now.cursor == "now"
+    async with anyio.create_task_group() as group:
+        found: list[RecordedEvent] = []
+
+        async def follow() -> None:
+            found.extend(await next_of(now, 1))
+
+        group.start_soon(follow)
+        while not found:
+            await on_server.create(user_id="now")
+            await anyio.sleep(0.02)
+    assert found[0].user_id == "now"
+
+
+async def test_a_follower_goes_on_from_its_cursor(on_server: SessionManager) -> None:
+    """After every single event: the rest comes, and nothing before it."""
+    sids = [(await on_server.create(user_id=n)).id for n in range(12)]
+    for sid in sids:
+        await on_server.update(sid, partial(dict.update, n=1))
+    follower = on_server.audit.follow(since="start", poll_every=QUICK)
+    cursors, events = [], []
+    for _ in range(24):
+        events += await next_of(follower, 1)
+        cursors.append(follower.cursor)
+    assert len(ids_of(events)) == 24
+    for at in (0, 7, 12, 22):
+        rest = await next_of(on_server.audit.follow(since=cursors[at], poll_every=QUICK), 23 - at)
+        assert ids_of(rest) == ids_of(events[at + 1 :])
+
+
+async def test_the_cursor_of_a_filtered_follower_moves_with_the_log(on_server: SessionManager) -> None:
+    """Past what it does not want, so that going on does not read it all again."""
+    follower = on_server.audit.follow(since="start", types=["ended"], poll_every=QUICK)
+    sids = [(await on_server.create()).id for _ in range(20)]
+    begun = follower.cursor
+    with anyio.move_on_after(0.1):
+        await anext(follower)
+    assert follower.cursor != begun
+    assert follower.cursor == await on_server.audit.end()
+    await on_server.revoke(sids[0])
+    (event,) = await next_of(follower, 1)
+    assert event.session_id == sids[0]
+
+
+async def test_an_events_own_cursor_is_a_place_to_begin(on_server: SessionManager) -> None:
+    """In its shard right after it; of the others a minute is read again."""
+    events: list[RecordedEvent] = []
+    for n in range(10):
+        sid = (await on_server.create(user_id=n)).id
+        events += await on_server.audit.history(sid)
+    shard = events[3].session_id[:2]
+    expected = ids_of(event for event in events if event.session_id[:2] != shard or event.id > events[3].id)
+    rest = await next_of(on_server.audit.follow(since=events[3].cursor, poll_every=QUICK), len(expected))
+    assert ids_of(rest) == expected
+
+
+async def test_a_cancelled_wait_loses_nothing(on_server: SessionManager) -> None:
+    """Whoever gives up waiting may ask again."""
+    follower = on_server.audit.follow(since="start", poll_every=QUICK)
+    found = set()
+    for n in range(60):
+        await on_server.create(user_id=n)
+        with anyio.move_on_after(0.002 * (n % 4)):
+            while True:
+                found.add((await anext(follower)).user_id)
+    found |= {event.user_id for event in await next_of(follower, 60 - len(found))}
+    assert found == {str(n) for n in range(60)}
+
+
+# ── where the log was trimmed ────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def _busy(manager: SessionManager) -> str:
+    """Fill a node of every shard's log, trim it, and return a session that began before."""
+    sid = (await manager.create(user_id="ada", data={"n": 0})).id
+    for shard in manager.worker.store.shards:
+        while (await manager.worker.store.counters(shard)).length < A_NODE:
+            await _crowd(manager)
+    return sid
+
+
+async def _crowd(manager: SessionManager) -> None:
+    """Create some sessions at once."""
+    async with anyio.create_task_group() as group:
+        for _ in range(50):
+            group.start_soon(manager.create)
+
+
+async def _trim(manager: SessionManager) -> None:
+    for shard in manager.worker.store.shards:
+        assert await manager.worker.store.trim(shard, -1_000) > 0
+
+
+async def test_a_cursor_behind_the_trimmed_end_says_so(on_server: SessionManager) -> None:
+    """From a position, and from the very beginning; by name of the error, with the way out."""
+    beginning = Cursor({}).text()
+    await _busy(on_server)
+    follower = on_server.audit.follow(since="start", poll_every=QUICK)
+    await next_of(follower, 5)
+    await on_server.create()
+    await _trim(on_server)
+    for cursor in (follower.cursor, beginning):
+        with pytest.raises(LogTrimmed, match="since='start'"):
+            await next_of(on_server.audit.follow(since=cursor, poll_every=QUICK), 1)
+    assert await next_of(on_server.audit.follow(since="start", poll_every=QUICK), 1)
+    assert await all_of(on_server.audit.replay())
+
+
+async def test_readings_go_on_in_the_archive(on_server: SessionManager) -> None:
+    """Replay, follow, history, states and explanations, as if nothing had been trimmed."""
+    archive = Kept()
+    sid = await _busy(on_server)
+    await on_server.update(sid, partial(dict.update, n=1))
+    gone = (await on_server.create(user_id="bob")).id
+    await on_server.revoke(gone, reason="archived")
+    for shard in on_server.worker.store.shards:
+        before = (await on_server.worker.store.counters(shard)).added or 0
+        while ((await on_server.worker.store.counters(shard)).added or 0) < before + A_NODE:
+            await _crowd(on_server)
+    events = await all_of(on_server.audit.replay())
+    cursor = await _cursor_after(on_server, events[3])
+    await archive.take(on_server)
+    await _trim(on_server)
+    await on_server.update(sid, partial(dict.update, n=2))
+    assert len(await all_of(on_server.audit.replay())) < len(events)
+    assert not (await on_server.audit.history(gone)).is_complete
+    on_server.audit.archive = archive
+    newer = await all_of(on_server.audit.replay())
+    assert newer[:-1] == events
+    followed = await next_of(on_server.audit.follow(since=cursor, poll_every=QUICK), len(newer) - 4)
+    assert ids_of(followed) == ids_of(newer[4:])
+    whole = await on_server.audit.history(sid)
+    assert [(event.version, event.user_id) for event in whole] == [(1, "ada"), (2, "ada"), (3, "ada")]
+    (last,) = await on_server.audit.history(sid, limit=1)
+    assert last.user_id == "ada"
+    assert [event.type for event in await on_server.audit.history(sid, before=last.id)] == ["authenticated", "updated"]
+    state = await on_server.audit.state_at(sid, version=2)
+    assert state is not None
+    assert state.data == {"n": 1}
+    assert [event.type for event in await on_server.audit.history(gone)] == ["authenticated", "ended"]
+    assert (await on_server.audit.explain(gone)).reason == "archived"
+
+
+async def _cursor_after(manager: SessionManager, event: RecordedEvent) -> str:
+    follower = manager.audit.follow(since="start", poll_every=QUICK)
+    while await next_of(follower, 1) != [event]:
+        pass
+    return follower.cursor
