@@ -18,6 +18,7 @@
         ├── SessionEnded         it is over; what was changed was dropped
         ├── SessionConflict      somebody else changed it meanwhile
         ├── SessionTooLarge      its data is over a limit
+        ├── SessionInvalid       its data does not fit the model that was asked for
         ├── SessionLimitReached  there are too many sessions
         └── InvalidUserId        (a ValueError too) this cannot identify a user
 
@@ -232,6 +233,22 @@ class SessionTooLarge(SessionError):
         self.unit = unit
         fact = f"the session has {size} {unit}, the limit is {limit}; the largest key is {_shown(largest_key)}"
         super().__init__(f"{fact}: keep it in your database, or raise SessionPolicy(max_{unit}=…)")
+
+
+class SessionInvalid(SessionError):
+    """The session's data does not fit a model, as it is stored or as it is to be committed; nothing was written.
+
+    `model` is the name of the class, `field` the path of the first field that does not fit (``""`` for all of it),
+    `problem` what is wrong with it. The value itself is not kept: it may be a secret.
+    """
+
+    def __init__(self, model: str, field: str, problem: str) -> None:
+        self.model = model
+        self.field = field
+        self.problem = problem
+        where = f"field {_shown(field)}" if field else "the session"
+        fact = f"{where} does not fit the model {model}: {problem}"
+        super().__init__(f"{fact}; set a value that fits, or give old sessions a default for it")
 
 
 _AFTER_LIMIT: Final = {

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, cast
 
 from evsession.canonical import check_key, check_scalar, check_value, dumps, loads
 from evsession.codec import Stored
 from evsession.config import SessionPolicy
-from evsession.errors import CodecError, SessionDetached
+from evsession.errors import CodecError, InvalidUserId, SessionDetached, SessionInvalid
 from evsession.events import Actor, Cause, Changes
 from evsession.info import SessionInfo, info_of
+from evsession.models import LiveModel, merged, text_of
 from evsession.plan import Login, Plan, detect, names_user, user_keys
 from evsession.state import diff
 from evsession.tokens import Purpose, Token, normalise_user_id
 
 if TYPE_CHECKING:
     from _collections_abc import dict_items, dict_keys, dict_values
+
+M = TypeVar("M")
 
 _NOTHING: Final[Mapping[str, Any]] = {}
 _CONTAINERS: Final = (dict, list, tuple)
@@ -53,8 +57,8 @@ class Session(dict[str, Any]):
     """
 
     __slots__ = (
-        "_base", "_binding", "_ends", "_flat", "_login", "_policy", "_rotate", "accessed", "is_dead", "modified",
-        "stale",
+        "_base", "_binding", "_ends", "_flat", "_login", "_models", "_policy", "_rotate", "accessed", "is_dead",
+        "modified", "stale",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +74,7 @@ class Session(dict[str, Any]):
         self._login: Login | None = None
         self._ends: Cause | None = None
         self._rotate = False
+        self._models: tuple[LiveModel, ...] = ()
         self.is_dead = is_dead
         """Whether the token that came was dead: writes are dropped unless a login follows."""
         self.accessed = False
@@ -178,6 +183,54 @@ class Session(dict[str, Any]):
     def __reduce__(self) -> Any:
         return dict, (dict(self),)
 
+    # ── as an object ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def model(self, type_: type[M], key: str | None = None) -> M:
+        """Return the session, or the value of one key, as an object of a class; the same one each time.
+
+        Pydantic models, dataclasses and msgspec structs are checked when they are loaded and again when they are
+        committed. What the session does not have yet gets the class's defaults, which are stored once they change.
+        Change the object in place, or the dict, not both; what others have changed appears in it after `save` and
+        `revalidate`.
+
+        Raises:
+            SessionInvalid: the data does not fit the class.
+            Unsupported: the class is of no kind that can be checked.
+        """
+        self.accessed = True
+        for live in self._models:
+            if live.type is type_ and live.key == key:
+                return cast("M", live.model)
+        live = LiveModel(type_, key, self._text_of(key))
+        self._models = (*self._models, live)
+        return cast("M", live.model)
+
+    def _text_of(self, key: str | None) -> bytes:
+        if key is not None:
+            return text_of(dict.get(self, key, _NOTHING))
+        return text_of(self) if self.modified or not self._flat else self._raw
+
+    def _gather(self) -> None:
+        """Write into the dict what was changed in its objects."""
+        for live in self._models:
+            changes = live.changes()
+            if changes is not None and live.key is not None:
+                self[live.key] = merged(dict.get(self, live.key), *changes)
+            elif changes is not None:
+                self.update(changes[0])
+                for name in changes[1]:
+                    self.pop(name, None)
+
+    def _gather_what_fits(self) -> None:
+        """Do the same where nothing may be raised; `plan` will name what does not fit."""
+        with suppress(SessionInvalid, CodecError, InvalidUserId):
+            self._gather()
+
+    def _renew_models(self, *, is_other: bool = False) -> None:
+        """Let the objects follow the dict; one that it no longer fits is not live any more."""
+        if self._models:
+            self._models = tuple(one for one in self._models if one.renew(self._text_of(one.key), is_other=is_other))
+
     # ── who it is ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def login(
@@ -207,16 +260,19 @@ class Session(dict[str, Any]):
         named = tuple(f"{kind}:{value}" for kind, value in (names or {}).items())
         if self.is_dead:
             super().clear()
+            self._renew_models(is_other=True)
         elif self._base is not None and self._ends is None and self._base.snapshot.user_id not in (None, user):
             self._switch()
         self._login = Login(user_id=user, names=named, facts=dict(facts or {}), actor=actor, transport=transport)
         self.mark_modified()
 
     def _switch(self) -> None:
+        self._gather_what_fits()
         own = diff(self._origin, self).set_
         super().clear()
         super().update(own)
         self._ends = "switched"
+        self._renew_models(is_other=True)
 
     def logout(self) -> None:
         """End the session; committed with the response. Values set afterwards begin a new, anonymous one."""
@@ -227,6 +283,7 @@ class Session(dict[str, Any]):
         self._rotate = False
         if self._base is not None:
             self._ends = "logout"
+        self._renew_models(is_other=True)
 
     def rotate(self) -> None:
         """Replace the secret, the old one dead at once; for a change of privileges that is no login.
@@ -285,11 +342,13 @@ class Session(dict[str, Any]):
 
     def might_differ(self) -> bool:
         """Tell quickly whether a plan could ask for anything; never False when it would."""
-        if self.modified or self._flat:
-            return self.modified
         try:
+            if self._models:
+                self._gather()
+            if self.modified or self._flat:
+                return self.modified
             return dumps(self) != self._raw
-        except CodecError:
+        except (CodecError, SessionInvalid):
             return True  # `plan` will name the value
 
     def plan(self) -> Plan:
@@ -298,7 +357,9 @@ class Session(dict[str, Any]):
         Raises:
             CodecError: a value has no JSON form.
             InvalidUserId: the data names a user that cannot be one.
+            SessionInvalid: an object that `model` gave does not fit its class any more.
         """
+        self._gather()
         if self.is_dead and self._login is None and detect(self._policy, self) is None:
             return Plan(changes=Changes(set_=dict(self)))
         begins = self._base is None or self._ends is not None
@@ -346,6 +407,7 @@ class Session(dict[str, Any]):
 
         What others changed meanwhile appears; what was set since the plan was made stays pending.
         """
+        self._gather_what_fits()
         if stored is None or dumps(self) != stored.raw:
             # The data still hold what a detected switch left behind: that is not pending, it belongs to another user.
             leaves = plan.end == "switched" and plan.login is not None and plan.login.detected
@@ -363,11 +425,13 @@ class Session(dict[str, Any]):
     def dropped(self, *, is_over: bool = False) -> None:
         """Give up what is pending; with `is_over` also the session, which is dead from now on."""
         self.is_dead = self.is_dead or is_over
+        self._models = ()
         self._move(None if self.is_dead else self._base, Changes())
         self._login, self._ends, self._rotate = None, None, False
 
     def rebased(self, stored: Stored) -> None:
         """Move to a newer snapshot, pending changes kept."""
+        self._gather_what_fits()
         self._move(stored, diff(self._origin, self))
 
     def _move(self, stored: Stored | None, pending: Changes) -> None:
@@ -378,6 +442,7 @@ class Session(dict[str, Any]):
             super().pop(key, None)
         self._flat = False
         self.modified = bool(pending.set_ or pending.unset)
+        self._renew_models()
 
     @property
     def info(self) -> SessionInfo:

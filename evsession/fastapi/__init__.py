@@ -18,7 +18,7 @@ from evsession.fastapi.dependencies import (
     revalidated_session,
 )
 from evsession.fastapi.openapi import describe_sessions
-from evsession.fastapi.typed import Request, WebSocket
+from evsession.fastapi.typed import FromSession, Request, WebSocket
 from evsession.middleware import manager_of, session_of
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "CurrentManager",
     "CurrentSession",
     "CurrentUserId",
+    "FromSession",
     "OptionalUserId",
     "Request",
     "RevalidatedSession",

@@ -1,9 +1,14 @@
-"""What a handler may annotate its connection with, to have a typed session."""
+"""Typed connections, and sessions as objects of the application's own classes."""
 
-from __future__ import annotations
+# FastAPI resolves annotations of callable objects only if they are no strings, so nothing is postponed here.
+
+from typing import Any
 
 import fastapi
+from starlette.requests import HTTPConnection
 
+from evsession.fastapi.dependencies import Required
+from evsession.fastapi.openapi import SessionScheme
 from evsession.middleware import session_of
 from evsession.session import Session
 
@@ -24,3 +29,22 @@ class WebSocket(fastapi.WebSocket):
     def session(self) -> Session:
         """The session of this WebSocket."""
         return session_of(self)
+
+
+class _Model(SessionScheme):
+    def __init__(self, model: type[Any], key: str | None) -> None:
+        self._model = model
+        self._key = key
+
+    async def __call__(self, connection: HTTPConnection) -> Any:
+        """Return the session, or one key of it, as an object.
+
+        Raises:
+            SessionInvalid: what is stored does not fit the class; the client sees 500.
+        """
+        return session_of(connection).model(self._model, self._key)
+
+
+def FromSession(model: type[Any], key: str | None = None) -> Required:  # noqa: N802 -- reads as a type, like Depends
+    """Return the dependency for ``Annotated[Cart, FromSession(Cart, key="cart")]``; see `Session.model`."""
+    return Required(_Model(model, key))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
+import pydantic
 import redis.asyncio
 from starlette.applications import Starlette
 from starlette.middleware.sessions import SessionMiddleware as SignedCookies
@@ -20,7 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from evsession import CookiePolicy, SessionManager, SessionMiddleware
+from evsession import CookiePolicy, SessionManager, SessionMiddleware, session_of
 from tests.benchmarks.figures import BARE, LIMIT, OURS, SDK, SIGNED, STARSESSIONS
 from tests.benchmarks.limit import LimitStudy
 
@@ -30,6 +31,19 @@ LIFETIME: Final = timedelta(hours=12)
 FLAT: Final[dict[str, Any]] = {
     "user_id": "42", "name": "alice", "role": "editor", "theme": "dark", "language": "en", "visits": 0
 }  # fmt: skip
+
+
+class Visitor(pydantic.BaseModel):
+    """The six plain values as an object."""
+
+    user_id: str
+    name: str
+    role: str
+    theme: str = "light"
+    language: str = "en"
+    visits: int = 0
+
+
 CART: Final[list[dict[str, Any]]] = [
     {"sku": f"book-{number}", "quantity": number, "tags": ["gift", "paper"]} for number in range(1, 6)
 ]
@@ -64,6 +78,11 @@ async def visits(request: Request) -> Response:
     return PlainTextResponse(str(request.session["visits"]))
 
 
+async def typed(request: Request) -> Response:
+    """Answer with the name in the session, read from an object of a class that checked it."""
+    return PlainTextResponse(session_of(request).model(Visitor).name)
+
+
 async def begin_flat(request: Request) -> Response:
     """Sign in, in the way that every library understands: by setting keys."""
     request.session.update(FLAT)
@@ -82,7 +101,7 @@ async def constant(_: Request) -> Response:
 
 
 HANDLERS: Final = {
-    "/ignore": ignore, "/read": read, "/cart": cart, "/write": write, "/visits": visits,
+    "/ignore": ignore, "/read": read, "/typed": read, "/cart": cart, "/write": write, "/visits": visits,
     "/flat": begin_flat, "/nested": begin_nested,
 }  # fmt: skip
 
@@ -151,7 +170,7 @@ def redis_sdk(url: str) -> Peer:
 def evsession(url: str) -> Peer:
     """Return this project, with its defaults."""
     manager = SessionManager.from_url(url, secret_key=SECRET, namespace="bench", cookie=CookiePolicy.for_localhost())
-    app = application()
+    app = application(typed=typed)
     app.add_middleware(SessionMiddleware, manager=manager)
     return Peer(OURS, app, "session", manager)
 

@@ -54,7 +54,7 @@ class Target:
 
 def targets(results: Results) -> list[Target]:
     """Return every target with the median of this run."""
-    return [*_of_time(results), *_of_trips(results), *_of_memory(results)]
+    return [*_of_time(results), _of_types(results), *_of_trips(results), *_of_memory(results)]
 
 
 def _of_time(results: Results) -> list[Target]:
@@ -66,6 +66,13 @@ def _of_time(results: Results) -> list[Target]:
         Target(f"{case}, overhead against {other}", limit, results.series(case).ratio(OURS, other).middle, " ×")
         for case, other, limit in wanted
     ]
+
+
+def _of_types(results: Results) -> Target:
+    plain, typed = (
+        results.series(case).overhead(OURS).middle for case in ("cached read", "cached read, typed session")
+    )
+    return Target("cached read of a typed session, overhead against a plain one", 2, typed / plain, " ×")
 
 
 def _of_trips(results: Results) -> list[Target]:

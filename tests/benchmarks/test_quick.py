@@ -36,5 +36,5 @@ def test_a_quick_run_measures_everything(tmp_path: Path) -> None:
     figures = json.loads(path.read_text())
     assert figures["trips"]["cached read"][OURS] == 0
     assert figures["trips"]["cold read"][OURS] == figures["trips"]["write alone"][OURS] == 1
-    assert len(figures["in_process"]) == 6
+    assert len(figures["in_process"]) == 7
     assert len(figures["over_http"]) == 4
