@@ -19,6 +19,7 @@ from evsession.errors import UnknownFormat
 from evsession.events import Cause, Ended, Event
 from evsession.state import evolve
 from evsession.view import CONTROL, Beat, BeatReply, View
+from evsession.watcher import CLOSING, HARMLESS, Nobody, Watcher
 from evsession.wire import (
     START,
     Entry,
@@ -87,6 +88,11 @@ class Cached:
         self.used = True
         self.touch_at = 0.0
         self.proven_until = INFINITY
+
+    @property
+    def sid(self) -> str:
+        """The session."""
+        return self.stored.snapshot.sid
 
 
 def is_flat(stored: Stored) -> bool:
@@ -167,6 +173,7 @@ class Cache:
         self.policy = policy
         self.control = Control()
         self.stats = CacheStats()
+        self.watcher: Watcher = Nobody()
         self.bytes = 0
         self._keys = keys
         self._staleness = policy.max_staleness.total_seconds()
@@ -323,6 +330,7 @@ class Cache:
         replaced = self._entries.get(snapshot.sid)
         self._entries[snapshot.sid] = cached
         self.bytes += cached.size - (replaced.size if replaced is not None else 0)
+        self.watcher.on_snapshot(snapshot)
         self._evict()
 
     def _drop(self, sid: str) -> None:
@@ -361,7 +369,7 @@ class Cache:
                 self._take(view, prev, id_, part)
         except ValueError:
             self._reject(view)
-        self._serve(view)
+        self._settle(view)
         return view.gap
 
     def missed(self, shard: str) -> None:
@@ -413,12 +421,12 @@ class Cache:
 
     def _discard(self, outdated: Cached) -> None:
         self.stats.dropped += 1
-        self._drop(outdated.stored.snapshot.sid)
+        self._drop(outdated.sid)
 
     def _outdated(self, view: View, change: Notice | Entry) -> Cached | None:
         """Raise the floor for a change, and return the cached copy that it makes old."""
-        if change.type == "ended":
-            self._bury_if_readable(view.shard, change)
+        if change.type not in HARMLESS:
+            self._heed(view, change)
         if change.sid in self._floors:
             self._floors[change.sid].rise(change, view.generation)
         if change.sid in self._ahead and self._ahead[change.sid].head == change.head:
@@ -455,10 +463,11 @@ class Cache:
             self.stats.unreadable += 1
             return None
 
-    def _bury_if_readable(self, shard: str, change: Notice | Entry) -> None:
-        event = self._read(change)
+    def _heed(self, view: View, change: Notice | Entry) -> None:
+        event = self._read(change) if change.data and change.type in CLOSING else None
         if isinstance(event, Ended):
-            self._bury(shard, change.sid, event.cause)
+            self._bury(view.shard, change.sid, event.cause)
+        self.watcher.on_event(change.sid, change.version, event)
 
     def _apply_control(self, id_: StreamId, type_: str, data: bytes) -> None:
         match _control_facts(type_, data):
@@ -466,6 +475,11 @@ class Cache:
                 self.control.revoke(name, id_, kept)
             case _:
                 self.stats.unreadable += 1
+
+    def _settle(self, view: View) -> None:
+        if view.shard == CONTROL:
+            self.watcher.on_control()
+        self._serve(view)
 
     # ── repairs, heartbeats and leases ───────────────────────────────────────────────────────────────────────────────
 
@@ -487,7 +501,7 @@ class Cache:
                 self._apply_entry(view, entry)
                 view.advance(entry.position)
                 self.stats.repaired += 1
-        self._serve(view)
+        self._settle(view)
         return True
 
     @staticmethod
@@ -536,6 +550,7 @@ class Cache:
             known = self.newest(sid)
             if known is not None and known.stored.head == head:
                 self._drop(sid)
+            self.watcher.on_lost(sid)
         self.stats.forks += bool(lost)
 
     def adopted(self, flight: Flight) -> None:
