@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         ArchiveUnavailable,
         CodecError,
         ConfigError,
+        ConnectionClosed,
         CorruptArchive,
         CorruptSnapshot,
         EvsessionError,
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
 _HOMES: Final = {
     "config": ("AuditPolicy", "CachePolicy", "CookiePolicy", "SessionPolicy", "StorePolicy"),
     "errors": (
-        "ArchiveUnavailable", "CodecError", "ConfigError", "CorruptArchive", "CorruptSnapshot", "EvsessionError",
-        "ResponseStarted", "SessionConflict", "SessionDetached", "SessionEnded", "SessionError", "SessionInvalid",
+        "ArchiveUnavailable", "CodecError", "ConfigError", "ConnectionClosed", "CorruptArchive", "CorruptSnapshot",
+        "EvsessionError", "ResponseStarted", "SessionConflict", "SessionDetached", "SessionEnded", "SessionError",
+        "SessionInvalid",
         "SessionLimitReached", "SessionTooLarge", "StoreUnavailable", "UnknownFormat", "Unsupported",
     ),
     "events": ("Actor", "RecordedEvent"),
@@ -61,6 +63,7 @@ __all__ = [
     "CachePolicy",
     "CodecError",
     "ConfigError",
+    "ConnectionClosed",
     "CookiePolicy",
     "CorruptArchive",
     "CorruptSnapshot",

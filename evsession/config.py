@@ -17,6 +17,7 @@ from evsession.keys import Secret, check_secret
 
 OnLimit = Literal["evict_oldest", "reject"]
 OnOutage = Literal["refuse", "stale", "anonymous"]
+OnLostLease = Literal["close", "keep"]
 Transport = Literal["cookie", "bearer"]
 SameSite = Literal["lax", "strict", "none"]
 Address = Literal["none", "truncated", "full"]
@@ -186,6 +187,11 @@ class CachePolicy:
     on_outage: with Redis away, ``refuse`` answers 503; ``stale`` serves safe methods from memory for `stale_for`
         longer; ``anonymous`` goes on as if there were no cookie.  Source: OWASP ASVS 5.0, 16.5.3 (fail securely).
     stale_for: widens `max_staleness` while Redis is away, so it needs ``stale``, and ``stale`` needs it.
+    on_lost_lease: what becomes of open WebSockets and event streams that this worker cannot prove any more. Nothing
+        passes through them, either way, until it can; ``close`` ends them after `lease_grace`, so that their clients
+        try other workers, ``keep`` waits for as long as it takes.
+    lease_grace: 20 s, so that a failover closes nothing: Redis Cluster begins one after 15 s, its cluster-node-timeout.
+        Source: redis.conf; uvicorn, too, waits 20 s for a client that does not answer.
     """
 
     max_staleness: timedelta = timedelta(seconds=2)
@@ -193,12 +199,15 @@ class CachePolicy:
     max_bytes: int = 64 * 1024 * 1024
     on_outage: OnOutage = "refuse"
     stale_for: timedelta = timedelta(0)
+    on_lost_lease: OnLostLease = "close"
+    lease_grace: timedelta = timedelta(seconds=20)
 
     def __post_init__(self) -> None:
         _check_durations(self, "max_staleness", minimum=timedelta(milliseconds=50))
-        _check_durations(self, "stale_for", minimum=timedelta(0))
+        _check_durations(self, "stale_for", "lease_grace", minimum=timedelta(0))
         _check_counts(self, "max_entries", "max_bytes")
         _check_choice(self, "on_outage", ("refuse", "stale", "anonymous"))
+        _check_choice(self, "on_lost_lease", ("close", "keep"))
         if self.on_outage == "stale" and not self.stale_for:
             msg = "on_outage='stale' needs a stale_for over zero, such as timedelta(seconds=30); or on_outage='refuse'"
             raise ConfigError(msg)

@@ -14,6 +14,7 @@
     ├── ResponseStarted          too late for a cookie
     ├── SessionDetached          used outside its request
     ├── Unsupported              this store or server cannot do that
+    ├── ConnectionClosed         (an OSError too) this socket or stream was closed with its session
     └── SessionError             this one session, or the right to have it
         ├── SessionEnded         it is over; what was changed was dropped
         ├── SessionConflict      somebody else changed it meanwhile
@@ -185,6 +186,19 @@ class Unsupported(EvsessionError):
         self.what = what
         self.instead = instead
         super().__init__(f"{what} is not supported here; {instead}")
+
+
+class ConnectionClosed(EvsessionError, OSError):
+    """A socket or stream was closed by evsession, so nothing can be sent on it; raised where the handler sends.
+
+    `reason` is why, one of `evsession.standing.Verdict`. An OSError, as servers raise when a client has gone, so that
+    frameworks take it for that.  Source: ASGI HTTP & WebSocket message format, version 2.4, "send after disconnect".
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        fact = f"the connection was closed ({reason}), and what was sent is dropped"
+        super().__init__(f"{fact}; end the handler, as after any disconnect")
 
 
 class SessionError(EvsessionError):

@@ -30,6 +30,7 @@ from evsession.tokens import Purpose, Ticket, Token, mint, new_sid, reissue
 from evsession.wire import control_text
 
 if TYPE_CHECKING:
+    from evsession.connections import Connection
     from evsession.manager import SessionManager
 
 log = logging.getLogger("evsession.request")
@@ -41,8 +42,8 @@ class Exchange:
     """Binds a session to the connection that it was loaded for; ends with it."""
 
     __slots__ = (
-        "bearer", "cached", "control", "cookie", "is_over", "issued", "manager", "mends", "raw", "scope", "session",
-        "source", "started", "ticket", "transport",
+        "bearer", "cached", "connection", "control", "cookie", "is_over", "issued", "manager", "mends", "raw", "scope",
+        "session", "source", "started", "ticket", "transport",
     )  # fmt: skip
 
     new_session: ClassVar[Callable[..., Session]] = Session
@@ -57,6 +58,8 @@ class Exchange:
         """The cookie's value as it came."""
         self.cached: Cached | None = None
         """The session that the ticket names, as it was when the request began."""
+        self.connection: Connection | None = None
+        """What closes with the session: a WebSocket, an event stream, or a body that is still arriving."""
         self.control = manager.worker.control.position
         """The control position that this worker had applied when the request began."""
         self.cookie = NO_COOKIE
@@ -200,6 +203,8 @@ class Exchange:
 
     async def _end(self, base: Stored, plan: Plan) -> None:
         cause = plan.end or "logout"
+        if not self.started:
+            self.leave()
 
         def decide(snapshot: Snapshot | None) -> Event | None:
             if snapshot is not None:
@@ -217,6 +222,12 @@ class Exchange:
         if not self.started:
             self._take_back()
         self.ticket = None
+
+    def leave(self) -> None:
+        """Have nothing that closes with the session any more: the request itself leaves it, or needs no more of it."""
+        if self.connection is not None:
+            self.connection.leave()
+            self.connection = None
 
     async def _begin(self, login: Login | None, changes: Changes) -> Stored:
         if self.started:
@@ -264,6 +275,8 @@ class Exchange:
             raise ResponseStarted("login")
         manager, login = self.manager, plan.login
         token = self._new_token(base.snapshot.sid, login) if login is not None or plan.rotate else None
+        if token is not None and self.connection is not None:
+            self.connection.standing.expect(token.secret_hash)
 
         def decide(snapshot: Snapshot | None) -> Event | None:
             if snapshot is None:

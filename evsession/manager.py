@@ -15,8 +15,10 @@ from evsession.archive import open_archive
 from evsession.audit import Audit
 from evsession.cache import TOUCHES, Cached, CacheStats
 from evsession.config import AuditPolicy, CachePolicy, CookiePolicy, SessionPolicy, StorePolicy
+from evsession.connections import Connection
 from evsession.cookies import CookieRenderer
 from evsession.desk import Desk
+from evsession.endings import OnEnded
 from evsession.errors import ConfigError, StoreUnavailable, Unsupported
 from evsession.keys import Keyring, Secret
 from evsession.store import Store
@@ -48,7 +50,10 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What this worker did since it was started."""
+    """What this worker did since it was started.
+
+    `open` WebSockets and event streams have a session now, `closed` ones were closed because of what became of theirs.
+    """
 
     worker: str
     entries: int
@@ -57,6 +62,8 @@ class Stats:
     counts: Counts
     conflicts: int
     retries: int
+    open: int
+    closed: int
 
 
 class SessionManager(Desk):
@@ -240,7 +247,17 @@ class SessionManager(Desk):
             counts=replace(worker.counts, commits=committer.appended),
             conflicts=committer.conflicts,
             retries=committer.retries,
+            open=len(worker.connections),
+            closed=worker.connections.closed_count,
         )
+
+    def on_ended(self, callback: OnEnded) -> OnEnded:
+        """Have a function called on this worker with (session id, cause) once for each session that ends.
+
+        It runs in the background and may be async; what it raises is logged. Usable as a decorator.
+        """
+        self.worker.endings.add(callback)
+        return callback
 
     async def sweep(self) -> int:
         """End the sessions whose deadline has passed now, and return how many; background work does so every second.
@@ -276,14 +293,14 @@ class SessionManager(Desk):
         self._memo[digest] = ticket
         return ticket
 
-    async def touch(self, cached: Cached) -> None:
+    async def touch(self, used: Cached | Connection) -> None:
         """Move the idle deadline of a session that was used."""
         worker = self.worker
         sent_at = self.clock()
-        reply = await worker.store.touch(cached.stored.snapshot.sid, worker.idle_ms)
+        reply = await worker.store.touch(used.sid, worker.idle_ms)
         worker.counts.touches += 1
         if reply.deadlines is not None:
-            cached.deadline = max(cached.deadline, sent_at + (min(reply.deadlines) - reply.now) / 1000)
+            used.deadline = max(used.deadline, sent_at + (min(reply.deadlines) - reply.now) / 1000)
 
     def slide(self, cached: Cached, *, is_passive: bool) -> None:
         """Keep a used session alive: a touch in the background, at most `TOUCHES` times in an idle timeout."""
@@ -295,9 +312,16 @@ class SessionManager(Desk):
         if not (is_fresh or cached.dead or cached.stored.snapshot.ended is not None):
             self.worker.spawn_or_run(self._touch_quietly(cached))
 
-    async def _touch_quietly(self, cached: Cached) -> None:
+    def slide_open(self, connection: Connection) -> None:
+        """Keep the session of a WebSocket alive whose client has said something, as `slide` does for a request's."""
+        now = self.clock()
+        if now >= connection.touch_at:
+            connection.touch_at = now + self.worker.connections.touch_every
+            self.worker.spawn_or_run(self._touch_quietly(connection))
+
+    async def _touch_quietly(self, used: Cached | Connection) -> None:
         try:
-            await self.touch(cached)
+            await self.touch(used)
         except StoreUnavailable as error:
             log.debug("a touch failed and is left to the next request: %s", error)
 

@@ -58,10 +58,11 @@ class SessionMiddleware:
         if kind == "lifespan":
             await self._lifespan(scope, receive, send)
             return
-        if kind not in ("http", "websocket") or (self.exclude and _is_below(scope["path"], self.exclude)):
-            await self.app(scope, receive, send)
-            return
-        if INSTALLED in scope and self._is_inner(scope):
+        if (
+            kind not in ("http", "websocket")
+            or (self.exclude and _is_below(scope["path"], self.exclude))
+            or (INSTALLED in scope and self._is_inner(scope))
+        ):
             await self.app(scope, receive, send)
             return
         scope[INSTALLED] = scope[INSTALLED] + self._installed if INSTALLED in scope else self._installed
@@ -79,13 +80,16 @@ class SessionMiddleware:
         scope[self.scope_key] = exchange.serve()
         conversation = Conversation(exchange, receive, send, self.on_error)
         try:
-            await self.app(scope, receive, conversation.send_http if kind == "http" else conversation.send_websocket)
+            if kind == "http":
+                await self.app(scope, conversation.receive_http, conversation.send_http)
+            else:
+                conversation.open_socket(is_passive=_is_below(scope["path"], self.passive))
+                await self.app(scope, conversation.receive_websocket, conversation.send_websocket)
         except BaseException as error:
             await conversation.fail(error)
-            raise
         else:
-            if exchange.session.might_differ():
-                await conversation.commit_late()
+            if exchange.connection is not None or exchange.session.might_differ():
+                await conversation.end()
         finally:
             if log.isEnabledFor(logging.DEBUG):
                 conversation.log()

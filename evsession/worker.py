@@ -19,7 +19,9 @@ from evsession.cache import Cache, UnfedCache
 from evsession.codec import FORMAT
 from evsession.committer import Committer
 from evsession.config import AuditPolicy, CachePolicy, SessionPolicy, StorePolicy
+from evsession.connections import Connections
 from evsession.draft import Drafter, Stamp
+from evsession.endings import Endings
 from evsession.errors import ConfigError, EvsessionError, SessionError, StoreUnavailable
 from evsession.events import Cause, Ended, Event
 from evsession.keys import Keyring
@@ -84,6 +86,7 @@ class Worker:
         self.clock = clock
         self.counts = Counts()
         self.retention = patience.retention
+        self.endings = Endings()
         self.idle_ms = milliseconds(session.idle_timeout.total_seconds())
         self.is_reader = False
         """Whether it only reads: it then writes no record, sends no heartbeat, sweeps nothing and follows no feed."""
@@ -100,6 +103,9 @@ class Worker:
         policy = self.session_policy
         self.cache = (Cache if self.store.has_log else UnfedCache)(self._cache_policy, self.keys)
         self.replica = Replica(self.store, self.cache, self.keys, self.clock)
+        self.connections = self.cache.watcher = Connections(
+            self.store, self.replica, self.clock, self._cache_policy, self.endings, touch_every=self.idle_ms / 10_000
+        )
         self.drafter = Drafter(
             self.keys,
             self._redactor,
@@ -136,6 +142,7 @@ class Worker:
         loop: object = asyncio.get_running_loop() if self.store.is_remote else self.store
         if self._loop is not loop:
             if self._loop is not None:
+                self.connections.close_all("restarted")
                 self._reset()
             self._loop = loop
             await self._begin()
@@ -172,9 +179,12 @@ class Worker:
             raise ConfigError(msg)
 
     async def close(self) -> None:
-        """End the background work and close the store."""
+        """Close what is open, end the background work and close the store."""
         if self._loop is None:
             return
+        self.connections.close_all("restarted")
+        await self.connections.settle()
+        self.endings.stop()
         tasks, self._tasks = self._tasks, set()
         for task in tasks:
             task.cancel()
@@ -217,6 +227,7 @@ class Worker:
                 except StoreUnavailable as error:
                     self.problem = error
                     self.counts.unavailable += 1
+                    self.connections.tend()
                     await asyncio.sleep(CATCH_UP_AFTER)
                 except ConfigError as error:
                     self.problem = error
@@ -241,6 +252,7 @@ class Worker:
         if any(view.is_waiting for view in self.cache.views.values()):
             await asyncio.sleep(CATCH_UP_AFTER)
             await self.replica.repair_all()
+        self.connections.tend()
         await self._end_again()
 
     async def _end_again(self) -> None:

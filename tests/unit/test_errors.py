@@ -12,6 +12,7 @@ from evsession.errors import (
     ArchiveUnavailable,
     CodecError,
     ConfigError,
+    ConnectionClosed,
     CorruptArchive,
     CorruptSnapshot,
     EvsessionError,
@@ -63,6 +64,7 @@ def test_the_tree_is_the_one_that_the_docstring_draws() -> None:
         (ResponseStarted("login()"), "call it before you begin to answer"),
         (SessionDetached(), "use manager.edit(id) or manager.update(id, change)"),
         (Unsupported("MULTI in a cluster", "use one shard"), "use one shard"),
+        (ConnectionClosed("revoked"), "end the handler, as after any disconnect"),
         (SessionEnded("logout"), "begin a new one with session.login(user_id)"),
         (SessionEnded("revoked"), "a login that began before the revocation does not survive it"),
         (SessionConflict(["cart"]), "use manager.update(session, change)"),
@@ -101,6 +103,9 @@ def test_evidence_is_in_attributes() -> None:
     user = InvalidUserId("float", "cannot identify a user")
     assert (user.type, user.problem) == ("float", "cannot identify a user")
     assert isinstance(user, ValueError)
+    closed = ConnectionClosed("revoked")
+    assert closed.reason == "revoked"
+    assert isinstance(closed, OSError)
     unsupported = Unsupported("this", "do that")
     assert (unsupported.what, unsupported.instead) == ("this", "do that")
     assert SessionEnded("idle").cause == "idle"
