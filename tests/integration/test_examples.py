@@ -104,10 +104,19 @@ def test_every_page_can_be_reached() -> None:
     assert not [page for page in missed if page != WRITTEN_BY_BENCH]
 
 
-def test_the_quick_start_runs_alone() -> None:
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [
+        ("quickstart", "['tea', 'honey'] ['authenticated', 'updated', 'updated']"),
+        ("bearer_api", "{'user': 'ada', 'notes': ['ada: hello']}\n401 Bearer"),
+        ("typed_cart", "16.20\n{'theme': 'dark', 'currency': 'EUR'} [['cart'], ['cart'], ['theme']]"),
+        ("plain_endpoints", "403 without the page's token\nada ['tea']\nmoved\nNone 401"),
+    ],
+)
+def test_an_example_runs_alone(program: str, says: str) -> None:
     """It needs no server and says what it did."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "examples/quickstart.py"],
+        [sys.executable, "-W", "error", f"examples/{program}.py"],
         cwd=ROOT,
         env={"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -115,7 +124,7 @@ def test_the_quick_start_runs_alone() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "['tea', 'honey'] ['authenticated', 'updated', 'updated']" in done.stdout
+    assert says in done.stdout
 
 
 def test_the_shop_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
