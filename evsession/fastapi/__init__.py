@@ -17,6 +17,7 @@ from evsession.fastapi.dependencies import (
     require_recent_login,
     revalidated_session,
 )
+from evsession.fastapi.health import health_routes
 from evsession.fastapi.openapi import describe_sessions
 from evsession.fastapi.typed import FromSession, Request, WebSocket
 from evsession.middleware import manager_of, session_of
@@ -36,6 +37,7 @@ __all__ = [
     "current_session",
     "current_user_id",
     "describe_sessions",
+    "health_routes",
     "manager_of",
     "optional_user_id",
     "require_csrf",

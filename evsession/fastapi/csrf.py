@@ -30,6 +30,17 @@ async def csrf_token(connection: HTTPConnection) -> str:
     return make(manager_of(connection).worker.keys, sid, since, os.urandom(SALT_BYTES))
 
 
+async def same_origin(connection: HTTPConnection) -> None:
+    """Refuse what does not come from a page of this site; bearer tokens are sent by no page that has none.
+
+    Raises:
+        HTTPException: the request comes from elsewhere, or does not say where from (403).
+    """
+    scope, allowed = connection.scope, manager_of(connection).allowed_origins
+    if transport_of(connection) != "bearer" and not is_from_here(scope["headers"], scope["scheme"], allowed):
+        raise refused(connection, 403, "this request must come from a page of this site")
+
+
 class _Csrf(SessionScheme):
     async def __call__(self, connection: HTTPConnection) -> None:
         """Refuse what another site may have sent.
@@ -39,9 +50,8 @@ class _Csrf(SessionScheme):
         """
         if connection.scope.get("method", "GET") in SAFE_METHODS or transport_of(connection) == "bearer":
             return
+        await same_origin(connection)
         manager = manager_of(connection)
-        if not is_from_here(connection.scope["headers"], connection.scope["scheme"], manager.allowed_origins):
-            raise refused(connection, 403, "this request must come from a page of this site")
         sid, since = _session_of(connection)
         if sid and not self._is_good(manager.worker.keys, await _sent(connection), sid, since):
             advice = f"send the page's token in the header {HEADER} or the field {FIELD}; reload the page for a new one"
