@@ -26,7 +26,7 @@ CORE_TESTS = $(wildcard tests/unit tests/property)
 QUICK_TESTS = $(wildcard tests/unit tests/property tests/contract)
 OTHER_TESTS = tests $(CORE_TESTS:%=--ignore=%) --ignore=tests/benchmarks
 
-.PHONY: help test test-all lint core-tests other-tests demo demo-check bench clean
+.PHONY: help test test-all frameworks lint core-tests other-tests demo demo-check bench clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -34,7 +34,11 @@ help: ## Print this list
 test: lint core-tests other-tests ## Lint and test with the default Python, then test quickly with every other CPython found
 	@for v in $(OTHERS); do $(MAKE) --no-print-directory quick-$$v; done
 
-test-all: ## Run every test with every CPython found, 3.11 or later
+frameworks: $(BIN)/.frameworks ## Test beside Litestar, Authlib, sqladmin and starlette-admin
+	$(BIN)/mypy $(addprefix examples/,litestar_app.py oauth_login.py admin_sqladmin.py admin_starlette_admin.py)
+	$(BIN)/python -m pytest tests/integration/test_frameworks.py
+
+test-all: frameworks ## Run every test with every CPython found, 3.11 or later
 	@for v in $(MINORS); do $(MAKE) --no-print-directory full-$$v; done
 
 lint: $(BIN)/.dev ## Check style, types and the direction of imports
@@ -80,6 +84,10 @@ $(BIN)/python:
 # A stamp says that its extra is installed; a change of pyproject.toml installs again.
 $(BIN)/.dev $(BIN)/.demo: $(BIN)/.%: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -qq -e '.[$*]'
+	@touch $@
+
+$(BIN)/.frameworks: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -qq -e '.[dev,frameworks]'
 	@touch $@
 
 $(BIN)/.bench: pyproject.toml | $(BIN)/python
