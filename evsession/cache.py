@@ -454,6 +454,7 @@ class Cache:
             head=notice.head,
             link=notice.link,
             last_id=id_text(id_),
+            secret_at=id_[0] if notice.type == "renewed" else stored.secret_at,
         )
 
     def _read(self, change: Notice | Entry) -> Event | None:

@@ -1,15 +1,16 @@
 """Snapshots and events as bytes, both ways, with versions and upcasters.
 
-A packed snapshot is 125 readable characters of fixed width (two digests in it are raw bytes) and a JSON body::
+A packed snapshot is 138 readable characters of fixed width (two digests in it are raw bytes) and a JSON body::
 
     format 2 · key id 4 · head 16 · link 16 · status 1 · version 10        written by the worker
-    created 13 · authenticated 13 · idle 13 · absolute 13 · last id 24     written by the script, on the server's clock
+    created 13 · authenticated 13 · idle 13 · absolute 13 · last id 24 · secret 13     written by the script
     body                                                                   written by the worker
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any, Final, NamedTuple, assert_never, get_args
 
 import orjson
@@ -17,9 +18,9 @@ import orjson
 from evsession.canonical import dumps, dumps_to_keep, loads
 from evsession.chain import ENDED, LIVE, head_of
 from evsession.errors import CodecError, CorruptSnapshot, UnknownFormat
-from evsession.events import Authenticated, Created, Ended, Event, Renewed, Updated
+from evsession.events import Authenticated, Created, Ended, Event, Phase, Renewed, Updated
 from evsession.redaction import redact, redact_snapshot
-from evsession.state import Snapshot
+from evsession.state import NEVER_RENEWED, Renewal, Snapshot
 from evsession.wire import id_text, parse_id
 
 _MALFORMED: Final = (ValueError, LookupError, TypeError, AttributeError, CodecError)
@@ -29,14 +30,15 @@ FORMAT: Final = 1
 """The newest format that this version writes; it reads this one and the one before."""
 
 PREFIX_LENGTH: Final = 49
-HEADER_LENGTH: Final = 125
+HEADER_LENGTH: Final = 138
 
 
 class Stored(NamedTuple):
     """A snapshot with all that its header says.
 
     `raw` is the canonical JSON of the snapshot's data. Times are milliseconds on the server's clock, 0 where there is
-    none. `idle_at` is a lower bound: a touch moves it on the server without a word.
+    none. `idle_at` is a lower bound: a touch moves it on the server without a word. `secret_at` is when the newest
+    secret was made, or first used if it was renewed.
     """
 
     snapshot: Snapshot
@@ -49,11 +51,17 @@ class Stored(NamedTuple):
     idle_at: int
     absolute_at: int
     last_id: str
+    secret_at: int
 
     @property
     def deadline(self) -> int:
         """The first of the two deadlines."""
         return min(self.idle_at, self.absolute_at)
+
+
+def lifetime(stored: Stored) -> timedelta:
+    """Return how long after its last event a session may still live: at least a second."""
+    return timedelta(milliseconds=max(1000, stored.absolute_at - parse_id(stored.last_id.encode())[0]))
 
 
 def pack_body(snapshot: Snapshot, data: bytes) -> bytes:
@@ -73,6 +81,10 @@ def pack_body(snapshot: Snapshot, data: bytes) -> bytes:
         body["x"] = snapshot.marks
     if snapshot.detected:
         body["t"] = True
+    if snapshot.remembered:
+        body["r"] = True
+    if snapshot.renewal != NEVER_RENEWED:
+        body["w"] = tuple(snapshot.renewal)
     body["d"] = orjson.Fragment(data)
     return dumps(body)
 
@@ -123,6 +135,8 @@ def _unpack(sid: str, packed: bytes) -> Stored:
         facts=_dict(body.get("f", {})),
         marks=_dict(body.get("x", {})),
         detected=body.get("t", False),
+        remembered=body.get("r", False),
+        renewal=Renewal(*body["w"]) if "w" in body else NEVER_RENEWED,
         ended=body["e"] if packed[38:39] == ENDED else None,
     )
     return Stored(
@@ -136,6 +150,7 @@ def _unpack(sid: str, packed: bytes) -> Stored:
         idle_at=_number(packed, 75, 88),
         absolute_at=_number(packed, 88, 101),
         last_id=id_text(parse_id(packed[101:125].rstrip())),
+        secret_at=_number(packed, 125, HEADER_LENGTH),
     )
 
 
@@ -214,10 +229,11 @@ def _facts(event: Event) -> dict[str, Any]:
                 "names": event.names,
                 "detected": event.detected,
                 "facts": event.facts,
+                "remember": event.remember,
             }
             return facts | {name: value for name, value in optional.items() if value}
         case Renewed():
-            return {"secret": event.secret, "phase": event.phase}
+            return {"secret": event.secret, "phase": event.phase} | ({"seed": event.seed} if event.seed else {})
         case Ended():
             return {"cause": event.cause} | ({"reason": event.reason} if event.reason else {})
         case _:
@@ -256,9 +272,15 @@ def _event(type_: str, data: dict[str, Any]) -> Event:
                 names=_texts(data.get("names", ())),
                 detected=bool(data.get("detected", False)),
                 facts=_dict(data.get("facts", {})),
+                remember=_milliseconds(data.get("remember", 0)),
             )
         case "renewed":
-            return Renewed(**changes, secret=_text(data["secret"]), phase=_text(data["phase"]))
+            return Renewed(
+                **changes,
+                secret=_text(data["secret"]),
+                phase=_phase(data["phase"]),
+                seed=_text(data.get("seed", "")),
+            )
         case "ended":
             return Ended(**changes, cause=_text(data["cause"]), reason=_text(data.get("reason", "")))
         case _:
@@ -267,6 +289,18 @@ def _event(type_: str, data: dict[str, Any]) -> Event:
 
 def _text(value: object) -> Any:
     if not isinstance(value, str):
+        raise TypeError(type(value).__name__)
+    return value
+
+
+def _phase(value: object) -> Phase:
+    if value not in ("rotated", "issued", "used"):
+        raise ValueError(value)
+    return value
+
+
+def _milliseconds(value: object) -> int:
+    if not isinstance(value, int):
         raise TypeError(type(value).__name__)
     return value
 

@@ -54,7 +54,8 @@ class Draft(NamedTuple):
             authenticated_at=int(tail[13:26]),
             idle_at=int(tail[26:39]),
             absolute_at=int(tail[39:52]),
-            last_id=tail[52:].rstrip().decode(),
+            last_id=tail[52:76].rstrip().decode(),
+            secret_at=int(tail[76:]),
         )
 
 

@@ -45,6 +45,7 @@ class Authenticated(Changes):
     """Somebody signed in; with version 1, the session began with it.
 
     The secret that came before is dead at once. `detected` says that only the data told, no call of `login`.
+    `remember` is the time to the absolute deadline in ms that the login asked for, 0 for the policy's.
     """
 
     user_id: str
@@ -53,14 +54,19 @@ class Authenticated(Changes):
     names: tuple[str, ...] = ()
     detected: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
+    remember: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renewed(Changes):
-    """The secret was replaced: `rotated` at once, or `issued` and later `used` by a renewal."""
+    """The secret was replaced: `rotated` at once, or `issued` and later `used` by a renewal.
+
+    `seed` says from what the issued secret was derived, beside the old one; see `tokens.renew`.
+    """
 
     secret: str
     phase: Phase
+    seed: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, assert_never
+from typing import Any, Final, NamedTuple, assert_never
 
 from evsession.canonical import same
 from evsession.events import Authenticated, Cause, Changes, Created, Ended, Event, Renewed, Updated
 
 _NOTHING: Final[Any] = object()
+
+
+class Renewal(NamedTuple):
+    """What a session knows of the renewals of its secret; empty texts where there was none.
+
+    `origin` is the secret that a login or rotation made, from which all later ones were renewed. `former` is the one
+    that was replaced last, whose use after the grace is theft. `seed` says from what the newest was derived.
+    Secrets stand as their SHA-256, as in `Snapshot.secrets`.
+    """
+
+    origin: str = ""
+    former: str = ""
+    seed: str = ""
+
+
+NEVER_RENEWED: Final = Renewal()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +34,7 @@ class Snapshot:
 
     Nobody changes `data` in place. `secrets` holds the SHA-256 of each secret that opens the session, newest first.
     `control` is the control position that the worker had applied when the session began or was signed in.
+    `remembered` says that the login asked for a cookie that outlives the browser.
     `marks` maps the JSON pointer of each redacted value to the version that set it. Deadlines, times and heads are
     no part of the state; `codec.Stored` has them.
     """
@@ -32,7 +49,14 @@ class Snapshot:
     facts: Mapping[str, Any] = field(default_factory=dict)
     marks: Mapping[str, int] = field(default_factory=dict)
     detected: bool = False
+    remembered: bool = False
+    renewal: Renewal = NEVER_RENEWED
     ended: Cause | None = None
+
+    @property
+    def root(self) -> str:
+        """The secret from which the present ones were renewed: the same for as long as nobody logs in or rotates."""
+        return self.renewal.origin or (self.secrets[-1] if self.secrets else "")
 
 
 def evolve(snapshot: Snapshot, event: Event) -> Snapshot:
@@ -43,7 +67,9 @@ def evolve(snapshot: Snapshot, event: Event) -> Snapshot:
         case Updated():
             return _changed(snapshot, event)
         case Created():
-            return replace(_changed(snapshot, event), secrets=(event.secret,), control=event.control)
+            return replace(
+                _changed(snapshot, event), secrets=(event.secret,), control=event.control, renewal=NEVER_RENEWED
+            )
         case Authenticated():
             return replace(
                 _changed(snapshot, event),
@@ -53,10 +79,12 @@ def evolve(snapshot: Snapshot, event: Event) -> Snapshot:
                 names=event.names,
                 facts=event.facts,
                 detected=event.detected,
+                remembered=event.remember > 0,
+                renewal=NEVER_RENEWED,
             )
         case Renewed():
-            kept = snapshot.secrets[:1] if event.phase == "issued" else ()
-            return replace(_changed(snapshot, event), secrets=(event.secret, *kept))
+            secrets, renewal = _renewed(snapshot, event)
+            return replace(_changed(snapshot, event), secrets=secrets, renewal=renewal)
         case Ended():
             return Snapshot(sid=snapshot.sid, version=snapshot.version + 1, ended=event.cause)
         case _:
@@ -76,7 +104,24 @@ def _changed(snapshot: Snapshot, event: Changes) -> Snapshot:
         control=snapshot.control,
         facts=snapshot.facts,
         detected=snapshot.detected,
+        remembered=snapshot.remembered,
+        renewal=snapshot.renewal,
     )
+
+
+def _renewed(snapshot: Snapshot, event: Renewed) -> tuple[tuple[str, ...], Renewal]:
+    """Return the secrets after a renewal's event, newest first, and what is known of those before."""
+    known = snapshot.renewal
+    match event.phase:
+        case "rotated":
+            return (event.secret,), NEVER_RENEWED
+        case "issued":
+            return (event.secret, *snapshot.secrets[:1]), Renewal(snapshot.root, known.former, event.seed)
+        case "used":
+            former = snapshot.secrets[1] if len(snapshot.secrets) > 1 else known.former
+            return (event.secret,), Renewal(snapshot.root, former, known.seed)
+        case _:
+            assert_never(event.phase)
 
 
 def _data_after(data: Mapping[str, Any], event: Changes) -> Mapping[str, Any]:

@@ -13,7 +13,8 @@ A store promises:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol
 
 from evsession.view import Beat, BeatReply
@@ -30,6 +31,52 @@ CommitStatus = Literal["ok", "gone", "alive", "ended", "conflict"]
 Condition = Literal["", "idle", "absolute"]
 
 
+class Member(NamedTuple):
+    """A session that a user may have: when it entered the index, in ms on the server's clock, and from what device."""
+
+    sid: str
+    at: int
+    device: bytes = b""
+
+
+class Indexed(NamedTuple):
+    """The index of a user at `now` on the server's clock; who entered first is at the front.
+
+    `was_there` says whether the session that entered was in it already.
+    """
+
+    now: int
+    members: Sequence[Member]
+    was_there: bool = True
+
+
+def in_order(members: Iterable[Member]) -> list[Member]:
+    """Return members of an index in the order in which they entered."""
+    return sorted(members, key=lambda member: (member.at, member.sid))
+
+
+class Users(NamedTuple):
+    """A page of users, and the cursor of the next one; empty after the last."""
+
+    users: Sequence[str]
+    cursor: str
+
+
+@dataclass(slots=True)
+class Entrance:
+    """What a login asks of the index of its user: to be in it before it is committed, for `keep` ms at least.
+
+    `device` is what `device.pack` wrote. With `counts` the session enters once more right after the commit, and `found`
+    is the index as it was then.
+    """
+
+    user: str
+    keep: int
+    device: bytes = b""
+    counts: bool = False
+    found: Indexed | None = None
+
+
 class Commit(NamedTuple):
     """One event and the snapshot that it produces.
 
@@ -37,7 +84,7 @@ class Commit(NamedTuple):
     lost: the lowest version attempted, from which on the log is searched for the first `EVENT_KEY` bytes of `event_id`.
     `absolute` is the time to the absolute deadline in ms, 0 to leave it; `idle` likewise, always set. `condition` names
     the deadline that must have passed for an `ended` event that says so. `notice` is the worker's part of the feed
-    message.
+    message. `entrance` is what a login asks of the index of its user.
     """
 
     sid: str
@@ -55,6 +102,7 @@ class Commit(NamedTuple):
     data: bytes
     worker_time: int
     notice: bytes
+    entrance: Entrance | None = None
 
 
 class CommitReply(NamedTuple):
@@ -62,6 +110,7 @@ class CommitReply(NamedTuple):
 
     `ok` carries the new stream id and the `tail` of the header, which the store wrote, or, when the event was found to
     have happened already, the whole snapshot as it is now. `conflict`, `ended` and `alive` carry the current snapshot.
+    `found` is the index of an entrance that counts, as it was after the commit.
     """
 
     status: CommitStatus
@@ -70,6 +119,7 @@ class CommitReply(NamedTuple):
     id: StreamId | None = None
     tail: bytes = b""
     packed: bytes = b""
+    found: Indexed | None = None
 
 
 class FillReply(NamedTuple):
@@ -158,7 +208,11 @@ class Store(Protocol):
         """Set the fields of `{ns:meta}` that are not there yet, and return all of them as they stand."""
 
     async def commit(self, commit: Commit) -> CommitReply:
-        """Append one event with the snapshot it produces, or say why not."""
+        """Append one event with the snapshot it produces, or say why not.
+
+        With an entrance the session enters the index first, in the same round trip. If the index refuses, it is unknown
+        whether the event was appended.
+        """
 
     async def fill(self, sid: str, beats: Sequence[Beat] = ()) -> FillReply:
         """Return a snapshot; the heartbeats given are executed before it, in the same round trip."""
@@ -216,6 +270,21 @@ class Store(Protocol):
 
     async def checkpoint(self, shard: str, job: str) -> bytes:
         """Return what the job's last holder left; nothing before the first."""
+
+    async def enter(self, user: str, sid: str, keep: int, device: bytes = b"", *, anew: bool = True) -> Indexed:
+        """Put a session into the index of its user, kept for `keep` ms at least, and return it as it is then.
+
+        A session that is there already enters `anew`, at a later time than before, or stays as it is.
+        """
+
+    async def leave(self, user: str, sid: str, at: int | None = None) -> bool:
+        """Take a session out of the index; with `at` only if it entered then and not since. Return whether it went."""
+
+    async def members(self, user: str) -> Indexed:
+        """Return the sessions that a user may have: every living one, and some that are over or never began."""
+
+    async def users(self, cursor: str = "", count: int = 1000) -> Users:
+        """Return some of the users that have an index, about `count`; one may come twice, or have no living session."""
 
     async def records(self, shard: str) -> Mapping[str, bytes]:
         """Return the record that each worker's last heartbeat left: ``position time bound``, times in ms."""

@@ -23,8 +23,10 @@ from evsession.store import (
     Counters,
     FeedListener,
     FillReply,
+    Indexed,
     TouchReply,
     Turn,
+    Users,
 )
 from evsession.stores.shard import (
     ABSOLUTE,
@@ -32,12 +34,14 @@ from evsession.stores.shard import (
     CREATED,
     HEAD,
     IDLE,
+    SECRET,
     Held,
     Shard,
     deadlines_of,
     has_ended,
     last_id_of,
 )  # fmt: skip
+from evsession.stores.users import MemoryIndex
 from evsession.view import Beat, BeatReply
 from evsession.wire import START, Entry, Line, Position, StreamId, id_text, line_of
 
@@ -49,6 +53,9 @@ KEPT_PAST_ABSOLUTE_MS: Final = 86_400_000
 
 MAX_ENTRIES: Final = 100_000
 """Entries that a shard's log keeps at most: about 70 MB.  Source: tracemalloc, 680 B for an update of two keys."""
+
+NEW_SECRET: Final = frozenset(("created", "authenticated", "renewed"))
+"""Events that make a secret, or tell of its first use."""
 
 MAX_SHARDS: Final = 256
 """Two hexadecimal digits name a shard."""
@@ -80,6 +87,7 @@ class MemoryStore:
         self._max_entries = max_entries
         self._incarnation = secrets.token_hex(4)
         self._tags: dict[str, Shard] = {}
+        self._users = MemoryIndex()
         self._meta: dict[str, str] = {}
         self._openers: dict[str, tuple[int, FeedListener]] = {}
         self._closed = 0
@@ -122,6 +130,16 @@ class MemoryStore:
         return dict(self._meta)
 
     async def commit(self, commit: Commit) -> CommitReply:
+        if (entrance := commit.entrance) is None:
+            return self._commit(commit)
+        await self.enter(entrance.user, commit.sid, entrance.keep, entrance.device)
+        reply = self._commit(commit)
+        if not entrance.counts:
+            return reply
+        found = await self.enter(entrance.user, commit.sid, entrance.keep, entrance.device)
+        return reply._replace(found=found)
+
+    def _commit(self, commit: Commit) -> CommitReply:
         now, shard = self._clock(), self._shard(commit.sid[:2])
         shard.purge(now)
         old = shard.snapshot(commit.sid, now)
@@ -227,6 +245,18 @@ class MemoryStore:
     async def checkpoint(self, shard: str, job: str) -> bytes:
         return self._shard(shard).checkpoints.get(job, b"")
 
+    async def enter(self, user: str, sid: str, keep: int, device: bytes = b"", *, anew: bool = True) -> Indexed:
+        return self._users.enter(user, sid, keep, self._clock(), device, anew=anew)
+
+    async def leave(self, user: str, sid: str, at: int | None = None) -> bool:
+        return self._users.leave(user, sid, at)
+
+    async def members(self, user: str) -> Indexed:
+        return self._users.members(user, self._clock())
+
+    async def users(self, cursor: str = "", count: int = 1000) -> Users:
+        return self._users.users(cursor, count)
+
     async def records(self, shard: str) -> Mapping[str, bytes]:
         return dict(self._shard(shard).workers)
 
@@ -309,5 +339,7 @@ def _tail(commit: Commit, old: bytes | None, id_: StreamId, now: int) -> bytes:
     created = old[CREATED] if old else stamp
     kept = old[AUTHENTICATED] if old else b"0" * 13
     authenticated = stamp if commit.type == "authenticated" else kept
+    secret = stamp if commit.type in NEW_SECRET or not old else old[SECRET]
     absolute_at = now + commit.absolute if commit.absolute or not old else int(old[ABSOLUTE])
-    return b"%b%b%013d%013d%-24b" % (created, authenticated, now + commit.idle, absolute_at, id_text(id_).encode())
+    last_id = id_text(id_).encode()
+    return b"%b%b%013d%013d%-24b%b" % (created, authenticated, now + commit.idle, absolute_at, last_id, secret)

@@ -16,8 +16,8 @@ PURGED_AT_ONCE: Final = 16
 """Lapsed snapshots that one commit removes: more than the one that it may add, too few to be noticed."""
 
 HEAD, STATUS = slice(6, 22), slice(38, 39)
-CREATED, AUTHENTICATED, IDLE, ABSOLUTE, LAST = (
-    slice(49, 62), slice(62, 75), slice(75, 88), slice(88, 101), slice(101, 125),
+CREATED, AUTHENTICATED, IDLE, ABSOLUTE, LAST, SECRET = (
+    slice(49, 62), slice(62, 75), slice(75, 88), slice(88, 101), slice(101, 125), slice(125, 138),
 )  # fmt: skip
 
 

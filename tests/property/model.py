@@ -102,7 +102,7 @@ class Log:
             sid, snapshot.version, type_of(event), own, data=data, shown=shown, heads=(previous, head, link)
         )
         now, last = 1000 + len(self.entries), id_text(self.end.id)
-        tail = b"%013d%013d%013d%013d%-24b" % (now, 0, DEADLINE, DEADLINE, last.encode())
+        tail = b"%013d%013d%013d%013d%-24b%013d" % (now, 0, DEADLINE, DEADLINE, last.encode(), now)
         self.packed[sid] = pack_prefix(KEYS.key_id, head, link, snapshot) + tail + body
         return message
 

@@ -70,9 +70,11 @@ def events(draw: Callable[[SearchStrategy[Any]], Any], *, ending: bool = True) -
                 names=tuple(draw(st.lists(texts, max_size=2))),
                 detected=draw(st.booleans()),
                 facts=draw(data),
+                remember=draw(st.integers(0, 2**40)),
             )
         case 3:
-            return Renewed(**shared, secret=draw(hashes), phase=draw(st.sampled_from(("rotated", "issued", "used"))))
+            phase = draw(st.sampled_from(("rotated", "issued", "used")))
+            return Renewed(**shared, secret=draw(hashes), phase=phase, seed=draw(texts))
         case _:
             return Ended(**shared, cause=draw(causes), reason=draw(texts))
 

@@ -8,9 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from evsession.canonical import dumps, same
-from evsession.events import Changes, Ended, Event, Updated
+from evsession.events import Authenticated, Changes, Created, Ended, Event, Renewed, Updated
 from evsession.redaction import redact
-from evsession.state import Snapshot, diff, evolve, fold, key_of, rebase
+from evsession.state import NEVER_RENEWED, Snapshot, diff, evolve, fold, key_of, rebase
 from tests.property import strategies
 
 EMPTY = Snapshot(sid=strategies.SID)
@@ -99,3 +99,26 @@ def test_marks_stand_for_what_is_there(history: list[Event]) -> None:
     assert set(snapshot.marks) == set(strategies.REDACTOR.paths(snapshot.data))
     redact(b"k", snapshot.sid, snapshot.data, snapshot.marks)
     assert all(1 <= since <= snapshot.version for since in snapshot.marks.values())
+
+
+@given(strategies.histories)
+@example([Created(secret="1", control=""), Renewed(secret="2", phase="issued"), Renewed(secret="3", phase="issued")])
+def test_the_root_changes_with_whoever_replaces_the_secret_at_once(events: list[Event]) -> None:
+    """And with nothing else: what was begun under a secret goes on however often that is renewed."""
+    snapshot = EMPTY
+    for event in (Created(secret="root", control=""), *events):
+        before, snapshot = snapshot, evolve(snapshot, event)
+        if isinstance(event, Created | Authenticated) or (isinstance(event, Renewed) and event.phase == "rotated"):
+            assert snapshot.root == event.secret
+            assert snapshot.renewal == NEVER_RENEWED
+        else:
+            assert snapshot.root == before.root
+
+
+@given(strategies.histories)
+def test_at_most_two_secrets_are_good_and_a_third_is_remembered(events: list[Event]) -> None:
+    """The newest of them is the one that the last event named."""
+    snapshot = fold(EMPTY, events)
+    named = [event.secret for event in events if not isinstance(event, Updated | Ended)]
+    assert snapshot.secrets[:1] == tuple(named[-1:])
+    assert len(snapshot.secrets) <= 2

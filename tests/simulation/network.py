@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 from evsession.errors import StoreUnavailable
-from evsession.store import Commit, CommitReply, Counters, FeedListener, FillReply, TouchReply, Turn
+from evsession.store import Commit, CommitReply, Counters, FeedListener, FillReply, Indexed, TouchReply, Turn, Users
 from evsession.view import Beat, BeatReply
 from evsession.wire import Entry, Line, Position, StreamId, split_message, unpack_notice
 from tests.simulation.model import SHARD, Primary
@@ -268,6 +268,18 @@ class Link:
 
     async def settle(self, shard: str, sid: str) -> None:
         await self._one(lambda: self._network.primary.settle(shard, sid))
+
+    async def enter(self, user: str, sid: str, keep: int, device: bytes = b"", *, anew: bool = True) -> Indexed:
+        return await self._one(lambda: self._network.primary.enter(user, sid, keep, device, anew=anew))
+
+    async def leave(self, user: str, sid: str, at: int | None = None) -> bool:
+        return await self._one(lambda: self._network.primary.leave(user, sid, at))
+
+    async def members(self, user: str) -> Indexed:
+        return await self._one(lambda: self._network.primary.members(user))
+
+    async def users(self, cursor: str = "", count: int = 1000) -> Users:
+        return await self._one(lambda: self._network.primary.users(cursor, count))
 
     async def records(self, shard: str) -> Mapping[str, bytes]:
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from evsession.codec import (
     UPCASTERS,
     Stored,
     check_head,
+    lifetime,
     pack_body,
     pack_event,
     pack_prefix,
@@ -66,7 +68,7 @@ def test_a_header_has_its_fixed_places() -> None:
     prefix = pack_prefix("0a1b", b"h" * 16, b"l" * 16, snapshot)
     assert prefix == b"010a1b" + b"h" * 16 + b"l" * 16 + b"L" + b"0000000007"
     assert len(prefix) == PREFIX_LENGTH
-    tail = b"%013d%013d%013d%013d%-24b" % (1, 2, 30, 4, b"5-6")
+    tail = b"%013d%013d%013d%013d%-24b%013d" % (1, 2, 30, 4, b"5-6", 7)
     packed = prefix + tail + pack_body(snapshot, b'{"a":1}')
     assert len(prefix + tail) == HEADER_LENGTH
     assert unpack(SID, packed) == Stored(
@@ -80,7 +82,15 @@ def test_a_header_has_its_fixed_places() -> None:
         idle_at=30,
         absolute_at=4,
         last_id="5-6",
+        secret_at=7,
     )
+
+
+def test_a_session_lasts_from_its_last_event_to_the_absolute_deadline() -> None:
+    """Which is how long a browser should keep its cookie: never no time at all."""
+    stored = check(PLAIN)._replace(last_id="5000-7", absolute_at=65_500)
+    assert lifetime(stored) == timedelta(seconds=60.5)
+    assert lifetime(stored._replace(absolute_at=1)) == timedelta(seconds=1)
 
 
 @pytest.mark.parametrize(("idle", "absolute", "first"), [(1, 2, 1), (2, 1, 1)])
@@ -228,6 +238,16 @@ def test_the_covered_body_holds_no_secret() -> None:
             "authenticated",
             b'{"control":"5-0 x","detected":true,"facts":{"amr":["pwd"]},"names":["t:a"],"secret":"s2","user":"42"}',
         ),
+        (
+            Authenticated(user_id="1", secret="s", control="", remember=1000),
+            "authenticated",
+            b'{"remember":1000,"secret":"s","user":"1"}',
+        ),
+        (
+            Renewed(secret="s", phase="issued", seed="x"),
+            "renewed",
+            b'{"phase":"issued","secret":"s","seed":"x"}',
+        ),
     ],
 )
 def test_an_event_is_its_facts_and_nothing_empty(event: Event, type_: str, raw: bytes) -> None:
@@ -271,6 +291,9 @@ def test_an_unknown_type_says_upgrade() -> None:
         ("updated", b'{"v":1}'),
         ("created", b'{"control":"c"}'),
         ("renewed", b'{"secret":"s"}'),
+        ("renewed", b'{"secret":"s","phase":"burnt"}'),
+        ("renewed", b'{"secret":"s","phase":"issued","seed":1}'),
+        ("authenticated", b'{"secret":"s","user":"1","remember":"long"}'),
         ("ended", b"{}"),
         ("ended", b'{"cause":1}'),
         ("ended", b'{"cause":"idle","reason":null}'),

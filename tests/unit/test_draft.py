@@ -21,7 +21,7 @@ from evsession.wire import START, notice_key_id, notice_tag_is_good, unpack_noti
 KEY, AUDIT_KEY = "a key that only these tests have, 01", "a key for auditors only, number 02.."
 SID = "00" + "A" * 22
 STAMP = Stamp(event_id=b"e" * 16, actor=b"admin joe", context=b'{"worker":"w"}', worker_time=1_234)
-TAIL = b"%013d%013d%013d%013d%-24b" % (1_000, 0, 5_000, 9_000, b"1-0")
+TAIL = b"%013d%013d%013d%013d%-24b%013d" % (1_000, 0, 5_000, 9_000, b"1-0", 1_000)
 CREATED = Created(set_={"n": 1}, secret="s" * 43, control="0-0 x")
 
 

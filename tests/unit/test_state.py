@@ -9,7 +9,7 @@ import pytest
 
 from evsession.canonical import same
 from evsession.events import Authenticated, Changes, Created, Ended, Renewed, Updated
-from evsession.state import Snapshot, diff, evolve, fold, key_of, rebase
+from evsession.state import NEVER_RENEWED, Renewal, Snapshot, diff, evolve, fold, key_of, rebase
 
 EMPTY = Snapshot(sid="s")
 CREATED = Created(set_={"a": 1}, secret="first", control="0-0 x")
@@ -49,6 +49,25 @@ def test_two_renewals_in_a_row_keep_two_secrets_not_three() -> None:
     """Only the newest of the old secrets has a grace."""
     issued = [Renewed(secret=secret, phase="issued") for secret in ("second", "third")]
     assert fold(EMPTY, [CREATED, *issued]).secrets == ("third", "second")
+
+
+def test_a_renewal_remembers_what_it_came_from() -> None:
+    """Where the chain of secrets began, which one was replaced last, and what the newest was made of."""
+    issued = fold(EMPTY, [CREATED, Renewed(secret="second", phase="issued", seed="x")])
+    assert issued.renewal == Renewal("first", "", "x")
+    used = evolve(issued, Renewed(secret="second", phase="used"))
+    assert (used.secrets, used.renewal) == (("second",), Renewal("first", "first", "x"))
+    again = fold(used, [Renewed(secret="third", phase="issued", seed="y"), Renewed(secret="third", phase="used")])
+    assert (again.secrets, again.renewal) == (("third",), Renewal("first", "second", "y"))
+    assert evolve(again, Renewed(secret="fourth", phase="rotated")).renewal == NEVER_RENEWED
+    assert evolve(again, LOGIN).renewal == NEVER_RENEWED
+
+
+def test_a_login_says_whether_to_remember() -> None:
+    """The next one says it anew."""
+    login = Authenticated(user_id="42", secret="second", control="", remember=1)
+    assert fold(EMPTY, [CREATED, login, Updated(set_={"a": 2})]).remembered
+    assert not fold(EMPTY, [login, LOGIN]).remembered
 
 
 def test_an_end_leaves_nothing_but_its_cause() -> None:

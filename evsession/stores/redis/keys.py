@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import blake2b
 from typing import Final
 
 from evsession.errors import ConfigError
@@ -59,6 +60,27 @@ def check_namespace(namespace: str) -> None:
 def meta_key(namespace: str) -> bytes:
     """Return the key of the hash that guards a namespace."""
     return f"{{{namespace}:meta}}".encode()
+
+
+def user_key(namespace: str, user: str) -> bytes:
+    """Return the key of the index of a user's sessions.
+
+    256 tags spread the users over a cluster. A user id is any text of 1 to 256 characters; a brace in it does no harm,
+    because the tag ends at the first.
+    """
+    tag = blake2b(user.encode(), digest_size=1).hexdigest()
+    return f"{{{namespace}:u{tag}}}:u:{user}".encode()
+
+
+def users_pattern(namespace: str) -> bytes:
+    """Return the glob that the keys of all users match; a namespace has no characters that mean something in it."""
+    return f"{{{namespace}:u[0-9a-f][0-9a-f]}}:u:*".encode()
+
+
+def user_of(namespace: str, key: bytes) -> str | None:
+    """Return the user whose index has this key; None if it is none that `user_key` made."""
+    user = key[len(namespace) + 9 :].decode(errors="replace")
+    return user if user_key(namespace, user) == key else None
 
 
 def hash_slot(key: bytes) -> int:

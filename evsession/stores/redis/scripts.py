@@ -55,9 +55,12 @@ ADVANCE: Final = Script("advance")
 COMMIT: Final = Script("commit")
 COUNT: Final = Script("count")
 DUE: Final = Script("due")
+ENTER: Final = Script("enter")
 FILL: Final = Script("fill")
 GIVE: Final = Script("give")
 HEARTBEAT: Final = Script("heartbeat")
+LEAVE: Final = Script("leave")
+MEMBERS: Final = Script("members")
 PRUNE: Final = Script("prune")
 SETTLE: Final = Script("settle")
 TAKE: Final = Script("take")
@@ -65,4 +68,6 @@ TOUCH: Final = Script("touch")
 TRIM: Final = Script("trim")
 WALK: Final = Script("walk")
 
-ALL: Final = (ADVANCE, COMMIT, DUE, FILL, GIVE, HEARTBEAT, PRUNE, SETTLE, TAKE, TOUCH, TRIM, WALK)
+ALL: Final = (
+    ADVANCE, COMMIT, DUE, ENTER, FILL, GIVE, HEARTBEAT, LEAVE, MEMBERS, PRUNE, SETTLE, TAKE, TOUCH, TRIM, WALK,
+)  # fmt: skip

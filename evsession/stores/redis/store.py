@@ -9,11 +9,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from evsession.config import StorePolicy
-from evsession.store import Commit, CommitReply, Counters, FeedListener, FillReply, TouchReply, Turn
+from evsession.store import (
+    Commit,
+    CommitReply,
+    Counters,
+    Entrance,
+    FeedListener,
+    FillReply,
+    Indexed,
+    TouchReply,
+    Turn,
+    Users,
+)
 from evsession.stores.redis import advice, inspection
 from evsession.stores.redis.address import Address
 from evsession.stores.redis.connection import unavailable
 from evsession.stores.redis.feed import Feed
+from evsession.stores.redis.index import RedisIndex
 from evsession.stores.redis.inspection import FIELDS
 from evsession.stores.redis.keys import Keys, check_namespace, meta_key
 from evsession.stores.redis.link import Link
@@ -67,6 +79,7 @@ class RedisStore:
         self._address = Address.parse(url)
         self._keys: dict[str, Keys] = {}
         self._commits: dict[str, Call] = {}
+        self._index = RedisIndex(namespace, self._connected)
         self._worker = ""
         self._bound = 0
         self._link: Link | None = None
@@ -129,6 +142,28 @@ class RedisStore:
         return self._commits.setdefault(shard, call)
 
     async def commit(self, commit: Commit) -> CommitReply:
+        if (entrance := commit.entrance) is None:
+            return await self._commit(commit)
+        # The link keeps the order of calls, and one flush takes all: entrance and commit are one round trip.
+        link, enters = self._connected(), self._enters(commit.sid, entrance)
+        resent, last = link.resent, (self._enters(commit.sid, entrance),) if entrance.counts else ()
+        answers: list[Any] = await asyncio.gather(enters, self._commit(commit), *last, return_exceptions=True)
+        entered, reply, *found = answers
+        if not isinstance(reply, CommitReply):
+            raise reply
+        for answer in (entered, *found):
+            if isinstance(answer, BaseException):
+                raise unavailable(str(answer), outcome_unknown=True) from answer
+        if found and link.resent != resent:  # the last entrance may have come before the commit
+            found = [await self._enters(commit.sid, entrance)]
+        return reply._replace(found=found[0]) if found else reply
+
+    async def _enters(self, sid: str, entrance: Entrance) -> Indexed:
+        return await self._index.enter(
+            entrance.user, sid, entrance.keep, entrance.device, anew=True, lists=entrance.counts
+        )
+
+    async def _commit(self, commit: Commit) -> CommitReply:
         shard, sid_ = commit.sid[:2], commit.sid.encode()
         reply = await self._connected().run_packed(
             self._commits.get(shard) or self._commit_call(shard),
@@ -246,6 +281,18 @@ class RedisStore:
     async def checkpoint(self, shard: str, job: str) -> bytes:
         found: bytes | None = await self._connected().call(b"GET", self.keys(shard).checkpoint(job))
         return found or b""
+
+    async def enter(self, user: str, sid: str, keep: int, device: bytes = b"", *, anew: bool = True) -> Indexed:
+        return await self._index.enter(user, sid, keep, device, anew=anew, lists=True)
+
+    async def leave(self, user: str, sid: str, at: int | None = None) -> bool:
+        return await self._index.leave(user, sid, at)
+
+    async def members(self, user: str) -> Indexed:
+        return await self._index.members(user)
+
+    async def users(self, cursor: str = "", count: int = 1000) -> Users:
+        return await self._index.users(cursor, count)
 
     async def records(self, shard: str) -> Mapping[str, bytes]:
         reply = await self._connected().call(b"HGETALL", self.keys(shard).workers)

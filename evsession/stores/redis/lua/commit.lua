@@ -25,7 +25,7 @@ local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local found = call('MGET', KEYS[6], KEYS[3], KEYS[4])
 local old, last, birth = found[1], found[2], found[3]
-local created, authenticated, previous, absolute_at
+local created, authenticated, previous, absolute_at, secret
 
 if not old then
   if expected ~= '' then return {'gone', sid, now} end
@@ -53,7 +53,7 @@ else
   elseif (ARGV[10] == 'idle' and not is_idle) or (ARGV[10] == 'absolute' and not is_old) then
     return {'alive', sid, now, '', '', old}
   end
-  created, authenticated = sub(old, 50, 62), sub(old, 63, 75)
+  created, authenticated, secret = sub(old, 50, 62), sub(old, 63, 75), sub(old, 126, 138)
 end
 
 if not birth then
@@ -70,7 +70,9 @@ local stamp = sub(id, 1, 13)
 local idle_at = string.format('%.0f', now + ARGV[7])
 if type_ == 'authenticated' then authenticated = stamp end
 if absolute ~= '0' then absolute_at = string.format('%.0f', now + absolute) end
-local tail = (created or stamp) .. authenticated .. idle_at .. absolute_at .. sub(id .. '                        ', 1, 24)
+if not old or type_ == 'authenticated' or type_ == 'renewed' then secret = stamp end
+local tail = (created or stamp) .. authenticated .. idle_at .. absolute_at
+  .. sub(id .. '                        ', 1, 24) .. secret
 
 if type_ == 'ended' then
   call('SET', KEYS[6], prefix .. tail .. ARGV[6], 'PX', ARGV[18])
