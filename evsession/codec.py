@@ -60,8 +60,8 @@ class Stored(NamedTuple):
 
 
 def lifetime(stored: Stored) -> timedelta:
-    """Return how long after its last event a session may still live: at least a second."""
-    return timedelta(milliseconds=max(1000, stored.absolute_at - parse_id(stored.last_id.encode())[0]))
+    """Return the absolute timeout that a session was given when it began, or by the last login."""
+    return timedelta(milliseconds=max(1, stored.absolute_at - max(stored.created_at, stored.authenticated_at)))
 
 
 def pack_body(snapshot: Snapshot, data: bytes) -> bytes:

@@ -17,7 +17,7 @@ from evsession.events import Ended, Event
 from evsession.patience import RETRY_AFTER
 from evsession.replica import Replica
 from evsession.state import Snapshot
-from evsession.store import CommitReply, Condition, Store
+from evsession.store import CommitReply, Condition, Entrance, Store
 
 FIRST_PAUSE: Final = 0.001
 LONGEST_PAUSE: Final = 0.05
@@ -43,6 +43,8 @@ class Committer:
         self._patience = patience
         self._turns: dict[str, deque[anyio.Event]] = {}
         self.appended = 0
+        self.on_left: Callable[[str, str], None] = lambda user, sid: None
+        """Called with the user and id of each session that this worker has ended; the owner sets it."""
         self.conflicts = 0
         self.retries = 0
 
@@ -55,11 +57,12 @@ class Committer:
         *,
         absolute: int = 0,
         condition: Condition = "",
+        entrance: Entrance | None = None,
     ) -> Stored | None:
         """Append the event that `decide` names, and return the snapshot it produced, or the last base if it named none.
 
         Without a base, `decide` gets None and begins a session. A condition that does not hold yet returns the living
-        snapshot.
+        snapshot. An entrance puts the session into the index of its user first, and learns what it found there.
 
         Raises:
             SessionEnded: the session is over or past a deadline; nothing was written.
@@ -70,12 +73,22 @@ class Committer:
         else:
             self._turns[sid] = deque()
         try:
-            return await self._append(sid, base, decide, stamp, absolute=absolute, condition=condition)
+            return await self._append(
+                sid, base, decide, stamp, absolute=absolute, condition=condition, entrance=entrance
+            )
         finally:
             self._pass_turn(sid)
 
     async def _append(
-        self, sid: str, base: Stored | None, decide: Decide, stamp: Stamp, *, absolute: int, condition: Condition
+        self,
+        sid: str,
+        base: Stored | None,
+        decide: Decide,
+        stamp: Stamp,
+        *,
+        absolute: int,
+        condition: Condition,
+        entrance: Entrance | None,
     ) -> Stored | None:
         give_up_at = self._clock() + self._patience
         first_version, pause = 0, FIRST_PAUSE
@@ -92,7 +105,7 @@ class Committer:
                     base, sid, event, stamp, first_version=first_version, absolute=absolute, condition=condition
                 )
                 attempted = draft.snapshot.version
-                reply, stored = await self._attempt(draft)
+                reply, stored = await self._attempt(draft, entrance)
             except StoreUnavailable as error:
                 if error.outcome_unknown and attempted:
                     # After a failover the event may stand at an earlier version than the first attempt was for.
@@ -103,6 +116,8 @@ class Committer:
                 self.retries += 1
             else:
                 if reply.status in ("ok", "alive"):
+                    if base is not None and isinstance(event, Ended) and reply.status == "ok":
+                        self._leave(base.snapshot)
                     return stored
                 if reply.status != "conflict":
                     raise SessionEnded(cause_of(stored, reply.now))
@@ -122,12 +137,18 @@ class Committer:
             return base
         return known.stored
 
-    async def _attempt(self, draft: Draft) -> tuple[CommitReply, Stored | None]:
+    def _leave(self, was: Snapshot) -> None:
+        if was.user_id is not None:
+            self.on_left(was.user_id, was.sid)
+
+    async def _attempt(self, draft: Draft, entrance: Entrance | None) -> tuple[CommitReply, Stored | None]:
         sent_at = self._clock()
         cache, commit = self._replica.cache, draft.commit
         flight = cache.begin(commit.sid, commit.event_id)
         cache.expect(commit.notice, draft.notice)
         try:
+            if entrance is not None:
+                commit = commit._replace(entrance=entrance)
             reply = await self._store.commit(commit)
             stored = self._stored(draft, reply)
         except BaseException:
@@ -139,6 +160,8 @@ class Committer:
             cache.retract(commit.notice)
         fresh_until = sent_at + self._drafter.idle / TOUCHES / 1000 if reply.tail else 0.0
         self._replica.settle(flight, stored, sent_at, reply.now, fresh_until)
+        if entrance is not None:
+            entrance.found = reply.found
         return reply, stored
 
     def _stored(self, draft: Draft, reply: CommitReply) -> Stored | None:

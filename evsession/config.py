@@ -251,6 +251,8 @@ class AuditPolicy:
     actor: who acts, from the connection; None is the session's own user.
     address: the client's address, cut to a network by default (/24, /48): enough to tell places, not people.
         Source: GDPR, article 5 (1) (c), data minimisation.
+    max_user_agent: how much of the browser's User-Agent a login keeps for the list of a user's devices: 256
+        characters, half as much again as the usual ones have at most; 0 keeps none.
     key: its own key for heads and redaction, at least 32 characters; several (newest first) while it is being replaced.
     request_ids: add the request id and the traceparent, which costs 120 B an event (measured).
     archive: where `evsession archive` puts what leaves the log, a folder or such as ``s3://bucket/folder``, so that
@@ -261,6 +263,7 @@ class AuditPolicy:
     context: Callable[..., Mapping[str, Any]] | None = None
     actor: Callable[..., Any] | None = None
     address: Address = "truncated"
+    max_user_agent: int = 256
     key: Secret | tuple[Secret, ...] | None = field(default=None, repr=False)
     request_ids: bool = False
     archive: str | None = None
@@ -270,6 +273,7 @@ class AuditPolicy:
             msg = "redact must be a tuple of names, such as (*DEFAULT_REDACT, 'pin'); use () to redact nothing"
             raise ConfigError(msg)
         _check_choice(self, "address", ("none", "truncated", "full"))
+        _check_counts(self, "max_user_agent", minimum=0)
         _check_flags(self, "request_ids")
         _check_functions(self, "context", "actor")
         if self.archive is not None and not _is_text(self.archive):
@@ -304,11 +308,11 @@ def _check_durations(policy: object, *names: str, minimum: timedelta = _MILLISEC
             raise ConfigError(msg)
 
 
-def _check_counts(policy: object, *names: str) -> None:
+def _check_counts(policy: object, *names: str, minimum: int = 1) -> None:
     for name in names:
         value = getattr(policy, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            msg = f"{name}={value!r} does not work; use a whole number from 1"
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            msg = f"{name}={value!r} does not work; use a whole number from {minimum}"
             raise ConfigError(msg)
 
 

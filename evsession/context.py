@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection
 
 from evsession.canonical import dumps, loads
 from evsession.config import AuditPolicy
+from evsession.device import pack
 from evsession.errors import CodecError
 from evsession.events import Actor
 
@@ -93,6 +94,18 @@ def address_of(scope: Mapping[str, Any], policy: AuditPolicy) -> str | None:
     if policy.address == "none" or not client:
         return None
     return _shown_address(client[0], policy.address == "full")
+
+
+def device_of(scope: Mapping[str, Any], policy: AuditPolicy) -> bytes:
+    """Return from where a login comes, packed: the address and User-Agent, as far as the policy keeps them."""
+    headers = scope.get("headers", ()) if policy.max_user_agent else ()
+    agent = next((value for name, value in headers if name == b"user-agent"), b"")[: policy.max_user_agent]
+    return _packed_device(address_of(scope, policy), agent)
+
+
+@lru_cache(maxsize=4096)
+def _packed_device(address: str | None, user_agent: bytes) -> bytes:
+    return pack(address, user_agent.decode("latin-1"))
 
 
 @lru_cache(maxsize=4096)

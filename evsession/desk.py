@@ -6,7 +6,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from evsession.cache import Cached
@@ -15,9 +15,11 @@ from evsession.codec import Stored
 from evsession.committer import Decide
 from evsession.config import AuditPolicy, CookiePolicy, SessionPolicy, check_transports
 from evsession.context import acting, actor_of, context_of, outside
+from evsession.device import unpack
 from evsession.draft import Stamp
 from evsession.errors import SessionConflict, SessionEnded, Unsupported
 from evsession.events import Actor, Authenticated, Changes, Created, Event, Updated
+from evsession.index import UserIndex
 from evsession.info import SessionInfo, info_of
 from evsession.plan import detect
 from evsession.session import Session
@@ -54,6 +56,7 @@ class Desk:
         self.audit_policy = audit
         self.transports = check_transports(transports)
         self.clock = worker.clock
+        self.index = UserIndex(worker, policy)
 
     async def fetch(self, sid: str, *, may_join: bool = True) -> Cached | None:
         """Return a session from the store, None if it is not there or past a deadline.
@@ -92,7 +95,48 @@ class Desk:
             StoreUnavailable: the store did not answer.
         """
         cached = await self._living(session_id)
-        return None if cached is None else info_of(cached.stored)
+        return None if cached is None else info_of(cached.stored, idle=self.policy.idle_timeout)
+
+    async def sessions_of(
+        self, user_id: object, *, current: Session | SessionInfo | str | None = None, limit: int = 100
+    ) -> list[SessionInfo]:
+        """Return the living sessions of a user, who signed in last first, for a list of devices; never a token.
+
+        Each one is asked for at the primary, so none is shown that is over. `current` is the one that gets
+        `is_current`, `limit` how many are returned at most.
+
+        Raises:
+            InvalidUserId: it cannot identify a user.
+            StoreUnavailable: the store did not answer.
+        """
+        own = current if current is None or isinstance(current, str) else id_of(current)
+        found = await self.index.living(normalise_user_id(user_id), limit)
+        return [
+            replace(
+                info_of(cached.stored, idle=self.policy.idle_timeout),
+                is_current=member.sid == own,
+                **unpack(member.device)._asdict(),
+            )
+            for member, cached in found
+        ]
+
+    async def users(self, *, page: int = 1000) -> AsyncIterator[str]:
+        """Yield the ids of all users that have sessions, or had some a moment ago; each once, in no order.
+
+        The server is asked for pages of about `page`, so that it never stands still.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        await self.worker.ensure_open()
+        seen, cursor, is_over = set[str](), "", False
+        while not is_over:
+            users, cursor = await self.worker.store.users(cursor, page)
+            is_over = not cursor
+            for user in users:
+                if user not in seen:
+                    seen.add(user)
+                    yield user
 
     async def _living(self, session_id: str) -> Cached | None:
         if not is_sid(session_id):
@@ -138,6 +182,7 @@ class Desk:
         token = mint(self.worker.keys, purpose, self.cookie.name, sid, os.urandom(32))
         control = control_text(self.worker.control.position)
         event: Event
+        entrance = None
         if user is None and not detected:
             event = Created(set_=changes.set_, redacted=changes.redacted, secret=token.secret_hash, control=control)
         else:
@@ -145,7 +190,8 @@ class Desk:
                 set_=changes.set_, redacted=changes.redacted, secret=token.secret_hash, control=control,
                 user_id=user or str(found), detected=detected,
             )  # fmt: skip
-        await self.worker.committer.append(sid, None, lambda _: event, self.stamp(None))
+            entrance = self.index.entrance(event.user_id)
+        await self.worker.committer.append(sid, None, lambda _: event, self.stamp(None), entrance=entrance)
         return NewSession(sid, token)
 
     @asynccontextmanager

@@ -12,6 +12,7 @@ from evsession.bearer import news
 from evsession.cache import Cached
 from evsession.canonical import check_size, dumps
 from evsession.codec import Stored
+from evsession.context import device_of
 from evsession.cookies import Found, Headers
 from evsession.errors import (
     EvsessionError,
@@ -26,6 +27,7 @@ from evsession.patience import RETRY_AFTER
 from evsession.plan import Login, Plan
 from evsession.session import Session
 from evsession.state import Snapshot, rebase
+from evsession.store import Entrance
 from evsession.tokens import Purpose, Ticket, Token, mint, new_sid, reissue
 from evsession.wire import control_text
 
@@ -238,11 +240,13 @@ class Exchange:
         sid = self._new_sid()
         token = self._new_token(sid, login)
         event = self._first_event(login, changes, token)
-        stored = await manager.worker.committer.append(sid, None, lambda _: event, self._stamp(login))
+        stored = await manager.worker.committer.append(
+            sid, None, lambda _: event, self._stamp(login), entrance=self._entrance(login)
+        )
         if stored is None:  # the event was named, so it was appended
             raise SessionEnded("logout")
         manager.worker.counts.created += 1
-        self._hand_out(token, stored.snapshot, login)
+        self._hand_out(token, stored, login)
         return stored
 
     def _new_sid(self) -> str:
@@ -267,6 +271,11 @@ class Exchange:
             detected=login.detected,
             facts=login.facts,
         )
+
+    def _entrance(self, login: Login | None) -> Entrance | None:
+        if login is None:
+            return None
+        return self.manager.index.entrance(login.user_id, device_of(self.scope, self.manager.audit_policy))
 
     async def _change(self, base: Stored | None, plan: Plan, wanted: Changes) -> Stored | None:
         if base is None:
@@ -297,13 +306,18 @@ class Exchange:
 
         absolute = manager.absolute_ms if login is not None else 0
         stored = await manager.worker.committer.append(
-            base.snapshot.sid, base, decide, self._stamp(login), absolute=absolute
+            base.snapshot.sid,
+            base,
+            decide,
+            self._stamp(login),
+            absolute=absolute,
+            entrance=self._entrance(login),
         )
         if stored is not None:
             if token is not None:
-                self._hand_out(token, stored.snapshot, login)
+                self._hand_out(token, stored, login)
             elif not self.started:
-                self._fence(stored.snapshot.version)
+                self._fence(stored)
         return stored
 
     def _check_token(self, snapshot: Snapshot, *, dead: bool | None = None) -> None:
@@ -335,18 +349,19 @@ class Exchange:
         keys, name = self.manager.worker.keys, self.manager.cookie.name
         return mint(keys, self._purpose(login), name, sid, os.urandom(32))
 
-    def _hand_out(self, token: Token, snapshot: Snapshot, login: Login | None) -> None:
+    def _hand_out(self, token: Token, stored: Stored, login: Login | None) -> None:
+        version = stored.snapshot.version
         purpose = self._purpose(login)
         if purpose != self.transport and self.ticket is not None:
             self._take_back()  # the client's other token is dead from now on
         self.transport = purpose
-        self.ticket = Ticket(token.sid, token.secret_hash, snapshot.version, True)
+        self.ticket = Ticket(token.sid, token.secret_hash, version, True)
         self.raw = token.value.encode()
         if purpose == "bearer":
             self.issued = token
-            self._fence(snapshot.version)
+            self._fence(stored)
         else:
-            self.cookie = self.manager.set_cookie(token.fenced(snapshot.version))
+            self.cookie = self.manager.set_cookie(token.fenced(version), stored)
 
     def _take_back(self) -> None:
         """Make a browser forget its cookie. A client without cookies is told nothing: its token is dead as it is."""
@@ -354,8 +369,9 @@ class Exchange:
         if self.transport == "cookie":
             self.cookie = self.manager.renderer.clear()
 
-    def _fence(self, version: int) -> None:
+    def _fence(self, stored: Stored) -> None:
         """Give the client the version that it must see from now on."""
+        version = stored.snapshot.version
         if self.transport == "bearer":
             self.bearer = news(version, self.issued)
             return
@@ -364,7 +380,7 @@ class Exchange:
             token = reissue(self.manager.worker.keys, "cookie", self.manager.cookie.name, self.raw)
             value = token.value if token is not None else value
         fenced = f"{value}~{version}"
-        self.cookie = self.manager.set_cookie(fenced)
+        self.cookie = self.manager.set_cookie(fenced, stored)
         if ticket is not None:
             self.manager.remember(fenced, Ticket(ticket.sid, ticket.secret_hash, version, True))
 
@@ -372,7 +388,7 @@ class Exchange:
         """Correct a fence that named a version which does not exist any more."""
         base = self.session.base
         if self.mends and base is not None and not self.cookie and not self.bearer:
-            self._fence(base.snapshot.version)
+            self._fence(base)
 
 
 def _updated(changes: Changes) -> Updated | None:

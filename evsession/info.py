@@ -9,6 +9,7 @@ from typing import Any
 
 from evsession.codec import Stored
 from evsession.control import names_of
+from evsession.device import describe
 from evsession.events import Changes
 
 
@@ -17,7 +18,9 @@ class SessionInfo:
     """What is known of a session beside its data; holds no token.
 
     `id` is public and safe to log, None before the first commit. Times are aware UTC, on the server's clock.
-    A user that only the data named has a `user_id` and no `authenticated_at`.
+    A user that only the data named has a `user_id` and no `authenticated_at`. `last_seen` is exact to a tenth of the
+    idle timeout. In a list of a user's sessions, `is_current` marks the one that asked for it, and `address` and
+    `user_agent` are those of the login, as far as `AuditPolicy` keeps them.
     `changes` names what would be committed now. `stale` marks a session served past its lease by policy.
     `source` says where this request found its session: in the worker's ``memory``, asked of the ``server``, ``stale``
     or not at all because of an ``outage``, or ``none``, when there was no cookie to look for.
@@ -35,10 +38,21 @@ class SessionInfo:
     changes: Changes = field(default_factory=Changes)
     facts: Mapping[str, Any] = field(default_factory=dict)
     source: str = "none"
+    last_seen: datetime | None = None
+    address: str | None = None
+    user_agent: str | None = None
+    is_current: bool = False
+
+    @property
+    def device(self) -> str | None:
+        """The browser and its system for people, such as ``Firefox 128 on Linux``; see `evsession.device.describe`."""
+        return describe(self.user_agent)
 
 
-def info_of(base: Stored | None, *, stale: bool = False, changes: Changes | None = None) -> SessionInfo:
-    """Return what is known of a stored session, or of one that does not exist yet."""
+def info_of(
+    base: Stored | None, *, idle: timedelta, stale: bool = False, changes: Changes | None = None
+) -> SessionInfo:
+    """Return what is known of a stored session, or of one that does not exist yet; `idle` is the idle timeout."""
     if base is None:
         return SessionInfo(
             id=None, version=0, user_id=None, names=(), created_at=None, authenticated_at=None, expires_at=None,
@@ -57,6 +71,7 @@ def info_of(base: Stored | None, *, stale: bool = False, changes: Changes | None
         stale=stale,
         changes=changes or Changes(),
         facts=snapshot.facts,
+        last_seen=time_of(base.idle_at) - idle,
     )
 
 

@@ -14,8 +14,10 @@ from typing import Any, Final, Self
 from evsession.archive import open_archive
 from evsession.audit import Audit
 from evsession.cache import TOUCHES, Cached, CacheStats
+from evsession.codec import Stored, lifetime
 from evsession.config import AuditPolicy, CachePolicy, CookiePolicy, SessionPolicy, StorePolicy
 from evsession.connections import Connection
+from evsession.context import device_of
 from evsession.cookies import CookieRenderer
 from evsession.desk import Desk
 from evsession.endings import OnEnded
@@ -293,16 +295,18 @@ class SessionManager(Desk):
         self._memo[digest] = ticket
         return ticket
 
-    async def touch(self, used: Cached | Connection) -> None:
-        """Move the idle deadline of a session that was used."""
+    async def touch(self, used: Cached | Connection, scope: Mapping[str, Any] | None = None) -> None:
+        """Move the idle deadline of a session that was used, by the request that `scope` is of."""
         worker = self.worker
         sent_at = self.clock()
         reply = await worker.store.touch(used.sid, worker.idle_ms)
         worker.counts.touches += 1
         if reply.deadlines is not None:
             used.deadline = max(used.deadline, sent_at + (min(reply.deadlines) - reply.now) / 1000)
+            if scope is not None and isinstance(used, Cached):
+                await self.index.keep(used.stored, device_of(scope, self.audit_policy))
 
-    def slide(self, cached: Cached, *, is_passive: bool) -> None:
+    def slide(self, cached: Cached, scope: Mapping[str, Any], *, is_passive: bool) -> None:
         """Keep a used session alive: a touch in the background, at most `TOUCHES` times in an idle timeout."""
         if is_passive:
             return
@@ -310,7 +314,7 @@ class SessionManager(Desk):
         is_fresh = cached.touch_at == 0.0 and cached.deadline - now > idle - idle / TOUCHES
         cached.touch_at = now + idle / TOUCHES
         if not (is_fresh or cached.dead or cached.stored.snapshot.ended is not None):
-            self.worker.spawn_or_run(self._touch_quietly(cached))
+            self.worker.spawn_or_run(self._touch_quietly(cached, scope))
 
     def slide_open(self, connection: Connection) -> None:
         """Keep the session of a WebSocket alive whose client has said something, as `slide` does for a request's."""
@@ -319,9 +323,9 @@ class SessionManager(Desk):
             connection.touch_at = now + self.worker.connections.touch_every
             self.worker.spawn_or_run(self._touch_quietly(connection))
 
-    async def _touch_quietly(self, used: Cached | Connection) -> None:
+    async def _touch_quietly(self, used: Cached | Connection, scope: Mapping[str, Any] | None = None) -> None:
         try:
-            await self.touch(used)
+            await self.touch(used, scope)
         except StoreUnavailable as error:
             log.debug("a touch failed and is left to the next request: %s", error)
 
@@ -337,9 +341,10 @@ class SessionManager(Desk):
                 " for development use cookie=CookiePolicy.for_localhost()", self.cookie.name,
             )  # fmt: skip
 
-    def set_cookie(self, value: str) -> bytes:
-        """Return the Set-Cookie value that hands out a token."""
-        return self.renderer.set(value, self.policy.absolute_timeout if self.cookie.persistent else None)
+    def set_cookie(self, value: str, stored: Stored) -> bytes:
+        """Return the Set-Cookie value that hands out a token, kept by the browser as long as its session may live."""
+        lasts = self.cookie.persistent or stored.snapshot.remembered
+        return self.renderer.set(value, lifetime(stored) if lasts else None)
 
     def may_create_anonymous(self) -> bool:
         """Take one of the anonymous sessions that this worker may create in a second; False when none is left."""

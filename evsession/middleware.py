@@ -174,7 +174,7 @@ class SessionMiddleware:
             exchange.source = "server"
             exchange.mends = cached is not None and cached.stored.snapshot.version < ticket.fence
         if cached is not None:
-            manager.slide(cached, is_passive=_is_below(exchange.scope["path"], self.passive))
+            manager.slide(cached, exchange.scope, is_passive=_is_below(exchange.scope["path"], self.passive))
 
     def _is_degraded(self, exchange: Exchange, error: EvsessionError) -> bool:
         """Tell whether the policy lets a request go on while the store is away, and arrange what it gets."""

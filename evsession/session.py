@@ -449,4 +449,6 @@ class Session(dict[str, Any]):
         """What is known of the session beside its data, as of now."""
         changes = Changes() if self.is_dead else self.plan().changes
         source = "none" if self._binding is None else self._binding.source
-        return replace(info_of(self._base, stale=self.stale, changes=changes), source=source)
+        return replace(
+            info_of(self._base, idle=self._policy.idle_timeout, stale=self.stale, changes=changes), source=source
+        )

@@ -117,11 +117,11 @@ class RuledExchange(Exchange):
         if base is None or cached is None or not self.session.modified:
             return
         try:
-            await self.manager.touch(cached)
+            await self.manager.touch(cached, self.scope)
         except StoreUnavailable as error:
             log.debug("a cookie is not set again: %s", error)
         else:
-            self._fence(base.snapshot.version)
+            self._fence(base)
 
 
 class Cookies(CookieRenderer):

@@ -115,6 +115,7 @@ class Worker:
         )
         patience = self._patience.commit_timeout.total_seconds()
         self.committer = Committer(self.store, self.replica, self.drafter, self.clock, patience=patience)
+        self.committer.on_left = self.forget_quietly
         self.control = self.cache.view(CONTROL)
         self.problem: EvsessionError | None = None
         self._loop: object = None
@@ -202,7 +203,7 @@ class Worker:
     def spawn_or_run(self, work: Coroutine[Any, Any, None]) -> None:
         """Run work in the background; at once where the store never waits, so that no event loop is needed."""
         if self.store.is_remote:
-            self.spawn(work, "touch")
+            self.spawn(work, "errand")
             return
         try:
             work.send(None)
@@ -302,6 +303,19 @@ class Worker:
             elif now - since > 10 * int(record.rsplit(b" ", 1)[1]) / 1000:
                 await self.store.forget(shard, worker, record)
                 del seen[shard, worker]
+
+    def forget_quietly(self, user: str, sid: str, at: int | None = None) -> None:
+        """Take a session that is over out of its user's index, in the background; with `at` only if it entered then.
+
+        Whoever reads the index mends what was missed here.
+        """
+        self.spawn_or_run(self._forget(user, sid, at))
+
+    async def _forget(self, user: str, sid: str, at: int | None) -> None:
+        try:
+            await self.store.leave(user, sid, at)
+        except StoreUnavailable as error:
+            log.debug("session %s stays in the index of its user until that is read: %s", sid, error)
 
     async def sweep_if_due(self) -> None:
         """Sweep, where no background work does, at most once in a while."""

@@ -34,6 +34,7 @@ from evsession.stores.shard import (
     CREATED,
     HEAD,
     IDLE,
+    NEW_SECRET,
     SECRET,
     Held,
     Shard,
@@ -53,9 +54,6 @@ KEPT_PAST_ABSOLUTE_MS: Final = 86_400_000
 
 MAX_ENTRIES: Final = 100_000
 """Entries that a shard's log keeps at most: about 70 MB.  Source: tracemalloc, 680 B for an update of two keys."""
-
-NEW_SECRET: Final = frozenset(("created", "authenticated", "renewed"))
-"""Events that make a secret, or tell of its first use."""
 
 MAX_SHARDS: Final = 256
 """Two hexadecimal digits name a shard."""

@@ -21,6 +21,10 @@ CREATED, AUTHENTICATED, IDLE, ABSOLUTE, LAST, SECRET = (
 )  # fmt: skip
 
 
+NEW_SECRET: Final = frozenset(("created", "authenticated", "renewed"))
+"""Events that make a secret, or tell of its first use."""
+
+
 class Held(NamedTuple):
     """Who has the turn at a background job, and until when in ms."""
 

@@ -31,10 +31,12 @@ from evsession.store import (
     Counters,
     FeedListener,
     FillReply,
+    Indexed,
     TouchReply,
     Turn,
+    Users,
 )
-from evsession.stores.shard import ABSOLUTE, AUTHENTICATED, CREATED, HEAD, IDLE, deadlines_of
+from evsession.stores.shard import ABSOLUTE, AUTHENTICATED, CREATED, HEAD, IDLE, NEW_SECRET, SECRET, deadlines_of
 from evsession.view import Beat, BeatReply
 from evsession.wire import START, Entry, Line, Position, StreamId, id_text
 
@@ -223,6 +225,20 @@ class SnapshotStore:
     async def walk(self, sid: str, limit: int, before: StreamId | None = None) -> Sequence[Entry]:
         _without_log("the history of a session")
 
+    async def enter(self, user: str, sid: str, keep: int, device: bytes = b"", *, anew: bool = True) -> Indexed:
+        """Do nothing: there is no index of users."""
+        return Indexed(self._clock(), ())
+
+    async def leave(self, user: str, sid: str, at: int | None = None) -> bool:
+        """Do nothing: there is no index of users."""
+        return False
+
+    async def members(self, user: str) -> Indexed:
+        _without_log("listing the sessions of a user")
+
+    async def users(self, cursor: str = "", count: int = 1000) -> Users:
+        _without_log("listing users")
+
     async def take_turn(self, shard: str, job: str, holder: str, length: int) -> Turn | None:
         _without_log(f"the job {job!r}")
 
@@ -285,7 +301,8 @@ def _tail(commit: Commit, old: Saved | None, now: int) -> bytes:
     authenticated = stamp if commit.type == "authenticated" else kept
     absolute_at = now + commit.absolute if commit.absolute or not old else int(old.packed[ABSOLUTE])
     last_id = id_text(START.id).encode()
-    return b"%b%b%013d%013d%-24b" % (created, authenticated, now + commit.idle, absolute_at, last_id)
+    secret = old.packed[SECRET] if old and commit.type not in NEW_SECRET else stamp
+    return b"%b%b%013d%013d%-24b%b" % (created, authenticated, now + commit.idle, absolute_at, last_id, secret)
 
 
 def _without_log(what: str) -> NoReturn:

@@ -86,11 +86,11 @@ def test_a_header_has_its_fixed_places() -> None:
     )
 
 
-def test_a_session_lasts_from_its_last_event_to_the_absolute_deadline() -> None:
-    """Which is how long a browser should keep its cookie: never no time at all."""
-    stored = check(PLAIN)._replace(last_id="5000-7", absolute_at=65_500)
-    assert lifetime(stored) == timedelta(seconds=60.5)
-    assert lifetime(stored._replace(absolute_at=1)) == timedelta(seconds=1)
+def test_a_session_lasts_from_its_beginning_or_last_login_to_the_absolute_deadline() -> None:
+    """Which is how long a browser should keep its cookie."""
+    stored = check(PLAIN)._replace(created_at=5_000, authenticated_at=0, absolute_at=65_000)
+    assert lifetime(stored) == timedelta(minutes=1)
+    assert lifetime(stored._replace(authenticated_at=35_000)) == timedelta(seconds=30)
 
 
 @pytest.mark.parametrize(("idle", "absolute", "first"), [(1, 2, 1), (2, 1, 1)])

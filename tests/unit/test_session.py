@@ -7,6 +7,7 @@ import json
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -27,6 +28,7 @@ from evsession.tokens import Purpose, Token, is_sid
 
 SID = "00" + "A" * 22
 POLICY = SessionPolicy()
+IDLE = POLICY.idle_timeout
 
 
 def stored(data: Mapping[str, Any], **fields: Any) -> Stored:
@@ -35,6 +37,7 @@ def stored(data: Mapping[str, Any], **fields: Any) -> Stored:
     return Stored(
         snapshot=snapshot, raw=dumps(data), head=b"h" * 16, link=b"l" * 16, key_id="beef", created_at=1_000,
         authenticated_at=2_000 if snapshot.user_id else 0, idle_at=5_000, absolute_at=9_000, last_id="1-0",
+        secret_at=1_000,
     )  # fmt: skip
 
 
@@ -653,7 +656,7 @@ def test_a_login_of_what_is_no_user_changes_nothing(user: object) -> None:
 
 def test_info_of_a_stored_session() -> None:
     """Times are aware UTC; the earlier deadline is when it expires."""
-    info = info_of(stored({"a": 1}, user_id="1", names=("tenant:acme",), facts={"mfa": True}), stale=True)
+    info = info_of(stored({"a": 1}, user_id="1", names=("tenant:acme",), facts={"mfa": True}), idle=IDLE, stale=True)
     assert (info.id, info.version, info.user_id, info.names) == (SID, 1, "1", ("user:1", "tenant:acme"))
     times = (info.created_at, info.authenticated_at, info.expires_at)
     assert [time and time.isoformat() for time in times] == [
@@ -664,10 +667,19 @@ def test_info_of_a_stored_session() -> None:
     assert (info.is_new, info.stale, info.facts, info.changes) == (False, True, {"mfa": True}, Changes())
 
 
+def test_info_says_when_a_session_was_last_seen() -> None:
+    """The idle deadline tells."""
+    info = info_of(stored({}, user_id="1"), idle=timedelta(seconds=2))
+    assert info.last_seen is not None
+    assert info.last_seen.isoformat() == "1970-01-01T00:00:03+00:00"
+    assert (info.address, info.user_agent, info.device) == (None, None, None)
+    assert replace(info, user_agent="curl/8.5.0").device == "curl 8"
+
+
 def test_a_detected_user_has_not_shown_who_they_are() -> None:
     """So there is no time at which they did."""
-    assert info_of(stored({}, user_id="1", detected=True)).authenticated_at is None
-    assert info_of(stored({})).authenticated_at is None
+    assert info_of(stored({}, user_id="1", detected=True), idle=IDLE).authenticated_at is None
+    assert info_of(stored({}), idle=IDLE).authenticated_at is None
 
 
 def test_info_of_a_session_that_does_not_exist_yet() -> None:
@@ -675,8 +687,8 @@ def test_info_of_a_session_that_does_not_exist_yet() -> None:
     session = begun()
     session["a"] = 1
     info = session.info
-    assert info == replace(info_of(None), changes=Changes(set_={"a": 1}), source="memory")
-    assert Session(POLICY).info == info_of(None)
+    assert info == replace(info_of(None, idle=IDLE), changes=Changes(set_={"a": 1}), source="memory")
+    assert Session(POLICY).info == info_of(None, idle=IDLE)
     assert (info.is_new, info.id, info.version) == (True, None, 0)
 
 

@@ -128,7 +128,7 @@ class GuardedExchange(Exchange):
         """Set the cookie once more with the response, unless something else is set."""
         base = self.session.base
         if base is not None and not self.cookie and not self.started:
-            self._fence(base.snapshot.version)
+            self._fence(base)
 
     def reserve_id(self) -> str:
         """Return the id under which a session will begin, if it does."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from evsession.config import StorePolicy
@@ -141,9 +141,10 @@ class RedisStore:
         )
         return self._commits.setdefault(shard, call)
 
-    async def commit(self, commit: Commit) -> CommitReply:
-        if (entrance := commit.entrance) is None:
-            return await self._commit(commit)
+    def commit(self, commit: Commit) -> Coroutine[Any, Any, CommitReply]:
+        return self._commit(commit) if commit.entrance is None else self._enter_and_commit(commit, commit.entrance)
+
+    async def _enter_and_commit(self, commit: Commit, entrance: Entrance) -> CommitReply:
         # The link keeps the order of calls, and one flush takes all: entrance and commit are one round trip.
         link, enters = self._connected(), self._enters(commit.sid, entrance)
         resent, last = link.resent, (self._enters(commit.sid, entrance),) if entrance.counts else ()
