@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from operator import attrgetter
 from types import NoneType
 from typing import Any, Final, Protocol
 
+from evsession.canonical import dumps
 from evsession.errors import Unsupported
 
 _MAX_CLASSES: Final = 256
@@ -94,9 +96,12 @@ class _Pydantic:
 
     def __init__(self, type_: type[Any], names: tuple[str, ...]) -> None:
         from pydantic import TypeAdapter, ValidationError
+        from pydantic.errors import PydanticUserError
         from pydantic_core import PydanticSerializationError
 
         adapter = TypeAdapter(type_)
+        with suppress(PydanticUserError):  # a schema that cannot be had says nothing
+            _check_readable(type_.__name__, dumps(adapter.json_schema(mode="serialization")))
         self._validate = adapter.validator.validate_json
         self._write = adapter.serializer.to_json
         self._names = names
@@ -165,6 +170,13 @@ class _Msgspec:
 
     def plain(self, model: Any) -> tuple[Any, ...] | None:
         return _plain(self._values(model))
+
+
+def _check_readable(name: str, schema: bytes) -> None:
+    """Raise for fields such as `SecretStr`, whose JSON is a row of stars: a change of one would be lost in silence."""
+    if b'"writeOnly":true' in schema:
+        way_out = "give it @field_serializer(…, when_used='json') that returns its value, or use str"
+        raise Unsupported(f"a secret field of {name}, which hides itself in JSON,", way_out)
 
 
 def _values_of(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:

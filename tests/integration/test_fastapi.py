@@ -33,7 +33,8 @@ from evsession.fastapi import (
     require_login,
     require_recent_login,
 )
-from tests.integration.apps import Browser, Clock, in_memory
+from tests.integration.apps import Browser, Clock, in_memory, two_workers
+from tests.servers import Server
 
 SECOND = timedelta(seconds=1)
 
@@ -199,6 +200,16 @@ def test_a_login_is_recent_for_a_while() -> None:
     assert client.get("/me").json() == "ann"
     client.post("/login/ann")
     assert client.get("/recent").json() == "ann"
+
+
+async def test_a_login_is_never_taken_for_younger_than_it_is(server: Server) -> None:
+    """What the server's clock shows is estimated from its replies: never less than it shows, and hardly more."""
+    async with two_workers(server.url) as (manager, _):
+        await manager.create("ann")
+        for _ in range(3):
+            seconds, micros = map(int, server.cli("TIME"))
+            estimate = manager.worker.replica.server_time()
+            assert seconds * 1000 + micros / 1000 - 1 <= estimate < seconds * 1000 + micros / 1000 + 1000
 
 
 def test_a_login_must_be_allowed_some_age() -> None:

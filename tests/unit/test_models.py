@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pydantic
 import pytest
+from pydantic_core import core_schema
 
 from evsession import adapters
 from evsession.config import SessionPolicy
@@ -198,6 +199,39 @@ def test_what_cannot_be_checked_is_refused(type_: Any) -> None:
     """With the kinds that can."""
     with pytest.raises(Unsupported, match="use a Pydantic model, a dataclass or a msgspec struct"):
         begun({}).model(type_)
+
+
+def test_secrets_that_hide_in_json_are_refused() -> None:
+    """They would be stored as stars, and a change of one could not be seen; with a serializer they are as any other."""
+
+    class Hidden(pydantic.BaseModel):
+        pin: pydantic.SecretStr = pydantic.SecretStr("")
+
+    class Shown(Hidden):
+        @pydantic.field_serializer("pin", when_used="json")
+        def shown(self, pin: pydantic.SecretStr) -> str:
+            return pin.get_secret_value()
+
+    with pytest.raises(Unsupported, match="field_serializer"):
+        begun({}).model(Hidden)
+    session = begun({})
+    session.model(Shown).pin = pydantic.SecretStr("4711")
+    assert set_of(session) == {"pin": "4711"}
+
+
+def test_a_class_without_a_schema_is_taken_at_its_word() -> None:
+    """Some types have JSON and no schema of it."""
+
+    class Called(pydantic.BaseModel):
+        hook: Annotated[str, pydantic.GetPydanticSchema(_without_schema)] = "x"
+
+    session = begun({})
+    session.model(Called).hook = "y"
+    assert set_of(session) == {"hook": "y"}
+
+
+def _without_schema(_: Any, __: Any) -> Any:
+    return core_schema.no_info_plain_validator_function(lambda value: value)
 
 
 def test_dataclasses_take_what_library_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
