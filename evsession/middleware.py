@@ -48,8 +48,8 @@ class SessionMiddleware:
         self.app = app
         self.manager = manager if manager is not None else SessionManager()
         self._installed = (self.manager,)
-        self.exclude = _prefixes(exclude)
-        self.passive = _prefixes(passive)
+        self.exclude = prefixes(exclude)
+        self.passive = prefixes(passive)
         self.scope_key = scope_key
         self.on_error = on_error
 
@@ -222,7 +222,8 @@ class SessionMiddleware:
             await manager.stop()
 
 
-def _prefixes(paths: Sequence[str]) -> tuple[str, ...]:
+def prefixes(paths: Sequence[str]) -> tuple[str, ...]:
+    """Return paths as what every path below them begins with."""
     return tuple(path.rstrip("/") for path in paths)
 
 

@@ -24,6 +24,7 @@ from evsession.errors import ConfigError, InvalidUserId, StoreUnavailable
 from evsession.exchange import Exchange
 from evsession.keys import SECRET_LENGTH
 from evsession.manager import SessionManager
+from evsession.middleware import prefixes
 from evsession.plan import Plan
 from evsession.stores.memory import MemoryStore
 from evsession.tokens import normalise_user_id
@@ -45,6 +46,8 @@ LONGEST: Final = 3650 * 24 * 60 * 60
 
 AT_ONCE: Final = timedelta(milliseconds=1)
 """How long a session lives when `max_age` is below 1: the shortest duration that a policy takes."""
+
+EVERYWHERE: Final = ("/",)
 
 log = logging.getLogger("evsession.starlette")
 
@@ -162,10 +165,21 @@ class RuledMiddleware(middleware.SessionMiddleware):
 
     new_exchange = RuledExchange
 
+    async def _load(self, exchange: Exchange) -> None:
+        """Load as everywhere; where no request keeps a session alive, none has to look at its idle deadline again."""
+        await super()._load(exchange)
+        if exchange.cached is not None and self.passive == prefixes(EVERYWHERE):
+            exchange.cached.touch_at = float("inf")
+
     def _is_same(self, other: SessionManager) -> bool:
         """Tell whether it is this manager, or that of a middleware around this one with the same secret and cookie."""
-        mine = self.manager
-        return other.worker.store is mine.worker.store and other.cookie_name == mine.cookie_name
+        mine, store = self.manager, self.manager.worker.store
+        is_one = other.worker.store is store or (store.is_remote and repr(other.worker.store) == repr(store))
+        return is_one and _identity(other) == _identity(mine)
+
+
+def _identity(manager: SessionManager) -> tuple[object, ...]:
+    return manager.cookie_name, manager.worker.keys.fingerprints()
 
 
 class SessionMiddleware(RuledMiddleware):
@@ -225,7 +239,7 @@ def passive_for(max_age: int | None) -> tuple[str, ...]:
 
     Without `max_age` none: then it lives as long as it is used.
     """
-    return () if max_age is None else ("/",)
+    return () if max_age is None else EVERYWHERE
 
 
 def policy_for(max_age: int | None) -> SessionPolicy:

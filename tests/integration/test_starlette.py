@@ -393,6 +393,16 @@ def test_within_each_other_they_are_one() -> None:
     assert client.get("/read").json() == client.get("/in/read").json() == {"a": 1}
 
 
+def test_with_a_url_they_are_one_too(server: Server) -> None:
+    """Each has a connection of its own, to the same server."""
+    options: dict[str, Any] = {"secret_key": KEY, "url": server.url}
+    app = Starlette(routes=[Mount("/in", app=app_of(**options)), *ROUTES])
+    app.add_middleware(SessionMiddleware, **options)
+    with TestClient(app) as client:
+        assert len(client.post("/in/update", json={"a": 1}).headers.get_list("set-cookie")) == 1
+        assert client.get("/read").json() == client.get("/in/read").json() == {"a": 1}
+
+
 def test_two_secrets_within_each_other_are_refused() -> None:
     """They would overwrite each other's cookie; the text says what to do."""
     app = Starlette(routes=[Mount("/in", app=app_of(secret_key="another"))])

@@ -23,7 +23,7 @@ from evsession.cookies import CookieRenderer, Headers
 from evsession.exchange import Exchange
 from evsession.manager import SessionManager
 from evsession.session import Session
-from evsession.starlette import LONGEST, WHOLE_LIFE, SecretKey, user_of
+from evsession.starlette import EVERYWHERE, LONGEST, WHOLE_LIFE, SecretKey, user_of
 
 _AUTOLOAD: Final = "evsession.autoload"
 
@@ -183,7 +183,10 @@ class SessionMiddleware(middleware.SessionMiddleware):
             home, secret_key=secret_keys_of(store, secret_key), namespace=namespace, cookie=cookie,
             policy=settings.policy,
         )  # fmt: skip
-        super().__init__(app, manager, passive=("/",) if seconds and not rolling else ())
+        super().__init__(app, manager, passive=EVERYWHERE if seconds and not rolling else ())
+        self.store = store
+        self.lifetime = seconds
+        self.rolling = rolling
         self.manager.renderer = BareCookies(cookie)
         self.new_exchange = partial(GuardedExchange, settings)
 

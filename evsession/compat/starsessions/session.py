@@ -58,7 +58,7 @@ def get_session_metadata(connection: HTTPConnection) -> SessionMetadata:
     """
     metadata = get_session_handler(connection).metadata
     if metadata is None:
-        raise SessionNotLoaded("The metadata of a session cannot be read before it.")
+        raise SessionNotLoaded("Cannot read session metadata because session was not loaded.")
     return metadata
 
 
@@ -113,7 +113,7 @@ class LoadGuard:
 
 
 def _unloaded() -> SessionNotLoaded:
-    return SessionNotLoaded("The session was used before it was loaded.")
+    return SessionNotLoaded("Attempt to access session that has not been loaded yet.")
 
 
 class MirroredSession(Session):
