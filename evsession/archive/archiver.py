@@ -91,6 +91,7 @@ class Archiver:
     keep: how much of the log stays in Redis although it is archived: 7 days, as `StorePolicy.retention`.
     turn: how long the turn at a shard outlasts a holder that was killed; a living one renews it.
     on_progress: told of each step before the next begins.
+    shards: those of sessions, if the store does not know of all: an archiver need not know how many there are.
     """
 
     store: Store
@@ -100,6 +101,7 @@ class Archiver:
     keep: timedelta = timedelta(days=7)
     turn: timedelta = timedelta(seconds=30)
     on_progress: Callable[[Progress], None] = _untold
+    shards: Sequence[str] | None = None
     most_events: int = MOST_EVENTS
     holder: str = field(default_factory=lambda: secrets.token_hex(8))
 
@@ -116,7 +118,7 @@ class Archiver:
         """
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + 1.5 * self.turn.total_seconds()
-        reports = {shard: await self.run_shard(shard) for shard in (CONTROL, *self.store.shards)}
+        reports = {shard: await self.run_shard(shard) for shard in (CONTROL, *(self.shards or self.store.shards))}
         while (busy := [shard for shard, report in reports.items() if report.is_busy]) and loop.time() < give_up_at:
             await asyncio.sleep(min(0.25, self.turn.total_seconds() / 4))
             reports |= {shard: await self.run_shard(shard) for shard in busy}

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -104,12 +105,15 @@ def _signer(manager: SessionManager, key: Path | None) -> Signer:
 async def _archive(
     app: str | None, to: str, key: Path | None, keep: timedelta | None, pause: timedelta | None, *, as_json: bool
 ) -> None:
+    from evsession.audit.reader import Reader
+
     async with reading(app) as manager:
         with _shown(as_json=as_json) as show:
             archiver = _archiver(manager, to, key, keep, show)
             while True:
                 try:
-                    _report(await archiver.run(), as_json=as_json)
+                    shards = await Reader(manager.worker).shards()  # there may be new ones
+                    _report(await replace(archiver, shards=shards).run(), as_json=as_json)
                 except (ArchiveUnavailable, StoreUnavailable) as error:
                     if pause is None:
                         raise
