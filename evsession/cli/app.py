@@ -11,6 +11,7 @@ from evsession.cli.archive import archive
 from evsession.cli.demo import demo
 from evsession.cli.diff import diff
 from evsession.cli.explain import explain
+from evsession.cli.export import export
 from evsession.cli.history import history
 from evsession.cli.show import show
 from evsession.cli.verify import verify
@@ -44,3 +45,4 @@ app.command()(diff)
 app.command()(explain)
 app.command()(archive)
 app.command()(verify)
+app.command()(export)

@@ -1,0 +1,150 @@
+"""`evsession export`: events for other systems, once, since the last time, or as they happen."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from evsession.cli.connect import App, fail, reading, run
+from evsession.errors import ConfigError
+
+if TYPE_CHECKING:
+    from evsession.audit.cursor import Cursor
+    from evsession.export.output import Output
+    from evsession.export.source import Wanted
+    from evsession.manager import SessionManager
+
+Format = Literal["jsonl", "ocsf", "parquet"]
+
+
+def export(
+    *,
+    format_: Annotated[
+        Format, typer.Option("--format", help="JSON lines, OCSF 1.8 as JSON lines, or a Parquet file.")
+    ] = "jsonl",
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="ISO 8601, or how long ago: 24h, 7d. Default: the beginning.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Only what was before this time.")] = None,
+    is_following: Annotated[
+        bool, typer.Option("--follow", help="Go on as events happen; without --since or --cursor from now on.")
+    ] = False,
+    cursor: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Go on where the last export with this file ended, and write down where."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write there instead of to standard output.")] = None,
+    types: Annotated[
+        list[str] | None, typer.Option("--type", help="Only these: authenticated, ended, named_revoked, …")
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="Only events of this user.")] = None,
+    app: App = None,
+) -> None:
+    """Write the events of all sessions, and the revocations by name, in the order of time.
+
+    evsession export --since 24h > audit.jsonl
+
+    evsession export --format ocsf --follow --cursor /var/lib/siem/cursor | vector
+
+    evsession export --format parquet --out audit.parquet --app shop.main:manager
+    """
+    from evsession.export.source import Wanted
+
+    try:
+        begin, end = (None if text is None else _moment(text) for text in (since, until))
+        if is_following and (format_ == "parquet" or end is not None):
+            msg = "--follow has no end, as --until and a Parquet file do; leave it out and export again with --cursor"
+            raise ConfigError(msg)
+    except ConfigError as error:
+        fail(str(error))
+    wanted = Wanted(types=None if not types else frozenset(types), user_id=user)
+    try:
+        run(Export(app, format_, out, cursor, wanted, begin, end, is_following).run())
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        where = error.filename or "the output"
+        fail(f"{where} cannot be written: {error.strerror}; mend that, or pass --out and --cursor elsewhere")
+
+
+def _moment(text: str) -> datetime:
+    from evsession.audit.travel import parse_moment
+    from evsession.cli.archive import duration
+
+    if text[-1:] in ("s", "m", "h", "d") and text[:-1].isdigit():
+        return datetime.now(UTC) - duration(text)
+    moment = parse_moment(text)
+    if isinstance(moment, datetime):
+        return moment
+    msg = f"{text!r} is no time; write 2026-11-21T08:30:00, or how long ago: 24h, 7d"
+    raise ConfigError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """One run of the command. The cursor is written down only after the events before it are out."""
+
+    app: str | None
+    format: Format
+    out: Path | None
+    kept: Path | None
+    wanted: Wanted
+    since: datetime | None
+    until: datetime | None
+    is_following: bool
+
+    async def run(self) -> None:
+        """Write all that is wanted."""
+        from evsession.export.output import opened
+
+        begin = self._begin()
+        async with reading(self.app) as manager:
+            application = manager.worker.keys.namespace
+            with opened(self.format, self.out, application, is_appended=self.is_following) as output:
+                last = await (self._follow if self.is_following else self._replay)(manager, begin, output)
+            if last is not None:
+                self._keep(last)
+
+    def _begin(self) -> Cursor | None:
+        """Return where to begin, None for now. What was written down last time counts more than a time."""
+        from evsession.audit.cursor import Cursor
+
+        if self.kept is not None and self.kept.exists():
+            return Cursor.parse(self.kept.read_text().strip())
+        if self.since is not None:
+            return Cursor.at_time(self.since)
+        return None if self.is_following else Cursor({})
+
+    async def _replay(self, manager: SessionManager, begin: Cursor | None, output: Output) -> str | None:
+        from evsession.audit.cursor import Cursor
+        from evsession.export.source import Mark, replayed
+
+        mark = Mark(begin or Cursor({}))
+        async with aclosing(replayed(manager, self.wanted, mark.cursor, self.until)) as records:
+            async for record in records:
+                output.add(record)
+                mark.move(record)
+        return mark.cursor.text()
+
+    async def _follow(self, manager: SessionManager, begin: Cursor | None, output: Output) -> str | None:
+        from evsession.export.source import Following
+
+        async for record, cursor in Following(manager, self.wanted, begin):
+            output.add(record)
+            output.flush()
+            self._keep(cursor)
+        return None
+
+    def _keep(self, cursor: str) -> None:
+        """Write a cursor down, whole or not at all."""
+        if self.kept is not None:
+            part = self.kept.with_name(f"{self.kept.name}.part")
+            part.write_text(f"{cursor}\n")
+            part.replace(self.kept)

@@ -1,0 +1,207 @@
+"""Where exported events come from: the events of all sessions, and the revocations by name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from evsession.audit.cursor import Cursor
+from evsession.audit.follow import POLL_EVERY, Follower, end_of_all
+from evsession.audit.reader import Reader
+from evsession.audit.replay import end_of, in_order
+from evsession.audit.stream import Stream
+from evsession.canonical import loads
+from evsession.context import parse_actor, parse_context
+from evsession.errors import StoreUnavailable
+from evsession.export.record import Record, record_of
+from evsession.info import time_of
+from evsession.view import CONTROL
+from evsession.wire import Entry, Position, StreamId, id_text, parse_id
+
+if TYPE_CHECKING:
+    from evsession.manager import SessionManager
+
+REVOKED: Final = "named_revoked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which events are exported: of these types (all without), of this user (everybody without)."""
+
+    types: frozenset[str] | None = None
+    user_id: str | None = None
+
+    @property
+    def session_types(self) -> Collection[str] | None:
+        """The types that sessions have."""
+        return None if self.types is None else self.types - {REVOKED}
+
+    @property
+    def has_sessions(self) -> bool:
+        """Whether any events of sessions are wanted."""
+        return self.types is None or bool(self.types - {REVOKED})
+
+    def has(self, revocation: Record) -> bool:
+        """Tell whether a revocation by name is wanted."""
+        if self.types is not None and REVOKED not in self.types:
+            return False
+        return self.user_id is None or revocation.name == f"user:{self.user_id}"
+
+
+class Mark:
+    """How far an export has come, in the control log and in every shard; begins where a cursor or a time says."""
+
+    def __init__(self, cursor: Cursor) -> None:
+        self._positions = dict(cursor.positions)
+        self._elsewhere = cursor.elsewhere
+
+    def move(self, record: Record) -> None:
+        """Pass an event that has been dealt with."""
+        shard, id_, proof = record.cursor.split(":")
+        self._positions[shard] = Position(parse_id(id_.encode()), bytes.fromhex(proof))
+
+    @property
+    def cursor(self) -> Cursor:
+        """Where to go on."""
+        return Cursor(self._positions, self._elsewhere)
+
+
+async def replayed(
+    manager: SessionManager, wanted: Wanted, since: Cursor, until: datetime | None
+) -> AsyncGenerator[Record, None]:
+    """Yield the events from a cursor to before a time, or to the end that the logs have now, in the order of time.
+
+    Raises:
+        ConfigError: there is no such type, or the time has no zone.
+        StoreUnavailable: store or archive did not answer.
+        UnknownFormat: a newer version wrote one of them.
+    """
+    revocations = _revocations(manager, wanted, since, end_of(until))
+    async with aclosing(revocations):
+        revoked = await anext(revocations, None)
+        if wanted.has_sessions:
+            types, user = wanted.session_types, wanted.user_id
+            async for event in manager.audit.replay(since=since.text(), until=until, types=types, user_id=user):
+                record = record_of(event)
+                while revoked is not None and revoked.at <= record.at:
+                    yield revoked
+                    revoked = await anext(revocations, None)
+                yield record
+        while revoked is not None:
+            yield revoked
+            revoked = await anext(revocations, None)
+
+
+async def _revocations(
+    manager: SessionManager, wanted: Wanted, since: Cursor, until: StreamId
+) -> AsyncGenerator[Record, None]:
+    async for entries in in_order(_reader(manager), (CONTROL,), since, until):
+        for record in map(record_of_revocation, entries):
+            if wanted.has(record):
+                yield record
+
+
+class Following:
+    """Events as they happen, from a cursor on or from now on, each with the cursor to go on from after it.
+
+    At least once, those of one session in their order, and none is left out; an outage is waited out.
+    """
+
+    def __init__(self, manager: SessionManager, wanted: Wanted, since: Cursor | None) -> None:
+        self._manager = manager
+        self._wanted = wanted
+        self._since = since
+        self._revoked: deque[tuple[Record, Position]] = deque()
+
+    async def __aiter__(self) -> AsyncIterator[tuple[Record, str]]:
+        """Yield without end.
+
+        Raises:
+            ConfigError: there is no such type.
+            LogTrimmed: what comes next was removed from the log, and there is no archive.
+            UnknownFormat: a newer version wrote it.
+        """
+        sessions = self._since or await _end(self._manager)
+        control, sources = sessions.at(CONTROL), await self._sources(sessions)
+        tasks = {asyncio.ensure_future(source()): source for source in sources}
+        try:
+            while True:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    source = tasks.pop(task)
+                    record, where = task.result()
+                    if isinstance(where, Cursor):
+                        sessions = where
+                    else:
+                        control = where
+                    yield record, Cursor({**sessions.positions, CONTROL: control}, sessions.elsewhere).text()
+                    tasks[asyncio.ensure_future(source())] = source
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _sources(self, since: Cursor) -> list[Callable[[], Awaitable[tuple[Record, Cursor | Position]]]]:
+        wanted = self._wanted
+        follower = self._manager.audit.follow(since=since.text(), types=wanted.session_types, user_id=wanted.user_id)
+        stream = Stream(_reader(self._manager), CONTROL, since.at(CONTROL), strict=False)
+        control = partial(self._next_revocation, stream)
+        return [partial(_next_event, follower), control] if wanted.has_sessions else [control]
+
+    async def _next_revocation(self, stream: Stream) -> tuple[Record, Position]:
+        while True:
+            while self._revoked:
+                record, position = self._revoked.popleft()
+                if self._wanted.has(record):
+                    return record, position
+            with suppress(StoreUnavailable):  # the follower of the sessions says so
+                self._revoked.extend((record_of_revocation(entry), entry.position) for entry in await stream.page())
+            if not self._revoked:
+                await asyncio.sleep(POLL_EVERY.total_seconds())
+
+
+async def _next_event(follower: Follower) -> tuple[Record, Cursor]:
+    event = await anext(follower)
+    return record_of(event), Cursor.parse(follower.cursor)
+
+
+async def _end(manager: SessionManager) -> Cursor:
+    reader = _reader(manager)
+    return await end_of_all(reader, [CONTROL, *await reader.shards()])
+
+
+def _reader(manager: SessionManager) -> Reader:
+    reader = Reader(manager.worker)
+    reader.archive = manager.audit.archive
+    return reader
+
+
+def record_of_revocation(entry: Entry) -> Record:
+    """Return the record of an entry of the control log; one that nobody of us wrote has no reason."""
+    id_ = id_text(entry.id)
+    return Record(
+        id=id_,
+        shard=CONTROL,
+        type=entry.type,
+        at=time_of(entry.id[0]),
+        actor=parse_actor(entry.actor),
+        context=parse_context(entry.context),
+        cause="revoked",
+        reason=_reason(entry.data),
+        name=entry.sid,
+        cursor=f"{CONTROL}:{id_}:{entry.event_id[:8].hex()}",
+    )
+
+
+def _reason(data: bytes) -> str:
+    try:
+        facts = loads(data)
+    except ValueError:
+        return ""
+    return str(facts.get("reason", "")) if isinstance(facts, dict) else ""
