@@ -212,6 +212,14 @@ class Cache:
         self.stats.hits += 1
         return cached
 
+    def proves(self, sid: str, secret: str, now: float) -> bool:
+        """Tell whether a session may be served at this moment, from memory, to whoever has the secret of this hash."""
+        cached = self._entries.get(sid)
+        if cached is None or now >= cached.view.serve_until or now >= cached.proven_until:
+            return False
+        snapshot = cached.stored.snapshot
+        return self._is_usable(cached, now) and not cached.dead and secret in snapshot.secrets
+
     def lookup_stale(self, sid: str, now: float) -> Cached | None:
         """Return a session that the policy `stale_for` allows to be served past its lease."""
         cached = self._entries.get(sid)

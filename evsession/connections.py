@@ -138,6 +138,7 @@ class Connection:
     def watch(self, *, is_passive: bool = True) -> Guard:
         """Have it looked after in the background; unless passive, messages of its client keep the session alive."""
         if self._guard is None:
+            self.standing.outlast()
             self._guard = Guard(self, self._peer)
             self._home.spawn(self._guard.run(), "connection")
             if not is_passive:

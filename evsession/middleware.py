@@ -83,8 +83,8 @@ class SessionMiddleware:
             if kind == "http":
                 await self.app(scope, conversation.receive_http, conversation.send_http)
             else:
-                conversation.open_socket(is_passive=_is_below(scope["path"], self.passive))
-                await self.app(scope, conversation.receive_websocket, conversation.send_websocket)
+                conversation.line.go_live(is_passive=_is_below(scope["path"], self.passive))
+                await self.app(scope, conversation.line.receive_websocket, conversation.send_websocket)
         except BaseException as error:
             await conversation.fail(error)
         else:

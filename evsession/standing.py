@@ -20,16 +20,21 @@ TRANSIENT: Final[frozenset[Verdict]] = frozenset(("unproven", "restarted"))
 class Standing:
     """What one connection was opened under. `doubtful` says that only the store can tell whether it still holds.
 
-    `snapshot` is as much of the session as the control log judges by; `version` the newest that is accounted for.
+    `snapshot` has what the control log judges by; `version` is the newest that is accounted for.
     """
 
     __slots__ = ("doubtful", "secrets", "snapshot", "version")
 
     def __init__(self, snapshot: Snapshot, secret: str) -> None:
         self.secrets = {secret, *snapshot.secrets}
-        self.snapshot = _judged(snapshot.sid, snapshot.user_id, snapshot.names, snapshot.control)
+        self.snapshot = snapshot
         self.version = snapshot.version
         self.doubtful = False
+
+    def outlast(self) -> None:
+        """Be made to last: keep no more of the session than is needed."""
+        snapshot = self.snapshot
+        self.snapshot = _judged(snapshot.sid, snapshot.user_id, snapshot.names, snapshot.control)
 
     def expect(self, secret: str) -> None:
         """Allow for a secret that this very connection is about to replace its own by."""

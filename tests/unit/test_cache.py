@@ -76,6 +76,35 @@ def test_without_a_feed_nothing_is_served() -> None:
     assert world.cache.newest(A) is not None
 
 
+def test_a_session_is_proved_to_who_has_its_secret() -> None:
+    """Given a cached session, then its secret is good while it may be served, and not beyond; nor is another."""
+    world = world_with()
+    assert world.cache.proves(A, "s", 1.9)
+    assert not world.cache.proves(A, "other", 1.9)
+    assert not world.cache.proves(A, "s", 2.0)
+    assert not world.cache.proves(B, "s", 1.9)
+    world.tell(world.log.commit(A, Renewed(secret="s2", phase="rotated")))
+    assert not world.cache.proves(A, "s", 1.9)
+    assert world.cache.proves(A, "s2", 1.9)
+    world.cache.message(CONTROL, world.control.revoke("everyone"))
+    assert not world.cache.proves(A, "s2", 1.9)
+    assert world.cache.stats.hits == 0
+
+
+def test_what_is_proven_for_a_while_is_proved_for_a_while() -> None:
+    """Given a fill ahead of the feed, or a deadline, then neither is believed beyond its time."""
+    world = World.proved()
+    world.log.create(A)
+    world.cache.finish(world.cache.begin(A), world.log.stored(A), 5.0, sent_at=0.0, now=0.1)
+    world.beat(world.view, 1.5)
+    world.beat(world.control_view, 1.5)
+    assert world.cache.proves(A, "s", 1.9)
+    assert not world.cache.proves(A, "s", 2.0)
+    ended = world_with()
+    ended.tell(ended.log.commit(A, Ended(cause="logout")))
+    assert not ended.cache.proves(A, "s", 1.0)
+
+
 def test_stale_copies_are_served_as_far_as_the_policy_says() -> None:
     """Given `stale_for`, when the lease is over, then a copy may be served that much longer; after a fork never."""
     policy = CachePolicy(on_outage="stale", stale_for=timedelta(seconds=5))

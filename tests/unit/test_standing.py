@@ -43,6 +43,15 @@ def test_an_event_closes_or_does_not(event: Event, verdict: str | None) -> None:
     assert not standing.doubtful
 
 
+def test_what_lasts_keeps_no_data() -> None:
+    """A socket may be open for days; what the control log judges by stays."""
+    standing = Standing(fold(FIRST, [Updated(set_={"a": "x" * 1000}), LOGIN]), "two")
+    standing.outlast()
+    snapshot = standing.snapshot
+    assert (snapshot.sid, snapshot.data, snapshot.user_id, snapshot.control) == ("s", {}, "42", "5-0 x")
+    assert snapshot.names == ("tenant:acme",)
+
+
 def test_an_event_that_is_accounted_for_closes_nothing() -> None:
     """A connection that was opened after a login is not closed by its late message; an end always counts."""
     standing = Standing(evolve(FIRST, LOGIN), "two")
