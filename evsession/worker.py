@@ -162,7 +162,8 @@ class Worker:
             self.spawn(self._keep_swept(), "sweeper")
 
     async def _check_meta(self) -> None:
-        known = await self.store.claim({"format": str(FORMAT), "application": self._application})
+        shards = f"shards:{len(self.store.shards)}"  # for who only reads, and does not know how many there are
+        known = await self.store.claim({"format": str(FORMAT), "application": self._application, shards: "1"})
         check_meta(known, self._application, self.keys)
         await self.store.claim({f"key:{fingerprint}": "1" for fingerprint in self.keys.fingerprints()})
         await self.store.advise()

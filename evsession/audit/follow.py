@@ -23,7 +23,7 @@ POLL_EVERY: Final = timedelta(milliseconds=200)
 """How often the end of the logs is looked at: one round trip, of 5 µs of the server's time for each shard."""
 
 LOOK_FOR_SHARDS: Final = 10.0
-"""Seconds between looks for shards that were added."""
+"""Seconds between looks for shards that were added: one round trip."""
 
 Since = str | datetime
 """Where to begin: ``"start"``, ``"now"``, an aware datetime, or the text of a cursor."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from evsession.audit.together import together
 from evsession.codec import Stored, unpack_event
 from evsession.events import Authenticated
 from evsession.tokens import is_sid
@@ -21,7 +20,6 @@ MAX_WALK: Final = 10_000
 FIRST_PAGE: Final = 100
 """Events of the first page that looks for something further back; each next one is ten times as long."""
 
-ALL_SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
 LAST_ID: Final[StreamId] = (2**64 - 1, 2**64 - 1)
 
 
@@ -123,9 +121,9 @@ class Reader:
         store = self.worker.store
         if not self.worker.is_reader:
             return store.shards
-        others = [name for name in ALL_SHARDS if name not in store.shards]
-        counters = await together(store.counters(name) for name in others)
-        return sorted({*store.shards, *(name for name, found in zip(others, counters, strict=True) if found.length)})
+        configured = [name for name in await store.claim({}) if name.startswith("shards:")]
+        most = max((int(name.removeprefix("shards:")) for name in configured), default=0)
+        return sorted({*store.shards, *(f"{number:02x}" for number in range(most))})
 
     async def stored(self, sid: str) -> Stored | None:
         """Return a session's snapshot as it is now, asked without becoming a worker.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -138,6 +138,15 @@ class Audit:
             InvalidUserId: this identifies no user.
         """
         return Follower(self._reader, Selection.of(types, user_id, session_id), since, poll_every)
+
+    async def shards(self) -> Sequence[str]:
+        """Return every shard that may have events; who only reads finds those that others made.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        await self._reader.worker.ensure_open()
+        return await self._reader.shards()
 
     async def end(self) -> str:
         """Return the cursor after all that has happened so far.

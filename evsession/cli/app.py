@@ -10,10 +10,13 @@ import typer
 from evsession.cli.archive import archive
 from evsession.cli.demo import demo
 from evsession.cli.diff import diff
+from evsession.cli.doctor import doctor
 from evsession.cli.explain import explain
 from evsession.cli.export import export
 from evsession.cli.history import history
 from evsession.cli.show import show
+from evsession.cli.stats import stats
+from evsession.cli.tail import replay, tail
 from evsession.cli.verify import verify
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -39,10 +42,14 @@ def evsession(
 
 
 app.command()(demo)
+app.command()(tail)
+app.command()(replay)
 app.command()(history)
 app.command()(show)
 app.command()(diff)
 app.command()(explain)
+app.command()(stats)
+app.command()(doctor)
 app.command()(archive)
 app.command()(verify)
 app.command()(export)

@@ -118,14 +118,17 @@ async def joined(app: str | None) -> AsyncIterator[SessionManager]:
         yield manager
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's work and return its result; an error of evsession ends the process with one line and code 1."""
+def run(work: Coroutine[Any, Any, T], *, interrupted: int = INTERRUPTED) -> T:
+    """Run a command's work and return its result; an error of evsession ends the process with one line and code 1.
+
+    `interrupted` is the exit code after Ctrl-C: 0 for a command that nothing else ends.
+    """
     try:
         return asyncio.run(work)
     except EvsessionError as error:
         fail(str(error))
     except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(interrupted) from None
 
 
 def fail(message: str) -> NoReturn:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,13 +17,24 @@ if TYPE_CHECKING:
     from evsession.audit import Difference, Explanation, PastState
     from evsession.events import Actor, RecordedEvent
 
+_DIGEST: Final = re.compile(r'"redacted:[0-9a-f]{32}"')
+
+COLOURS: Final = {
+    "created": "cyan",
+    "authenticated": "green",
+    "updated": "blue",
+    "renewed": "magenta",
+    "ended": "red",
+    "named_revoked": "bold red",
+}
+
 MOST_SHOWN: Final = 90
 """Characters of an event's changes in a table; `--json` has all of them."""
 
 
-def print_json(value: object) -> None:
+def print_json(value: object, *, flush: bool = False) -> None:
     """Print a value as one line of JSON."""
-    print(dumps(value).decode())
+    print(dumps(value).decode(), flush=flush)
 
 
 def terminal() -> Console:
@@ -51,6 +63,7 @@ def plain(event: RecordedEvent) -> dict[str, Any]:
         "unset": list(event.unset),
         "cause": event.cause,
         "reason": event.reason,
+        "cursor": event.cursor,
     }
 
 
@@ -177,13 +190,48 @@ def _line(key: str, value: object) -> str:
     return printable(f"{key} = {dumps(value).decode()}")
 
 
+def line_printer(*, flush: bool = False) -> Callable[[RecordedEvent], None]:
+    """Return a function that prints an event as one line: in a terminal coloured, and no wider than it."""
+    console, day = Console(highlight=False), ""
+
+    def show(event: RecordedEvent) -> None:
+        nonlocal day
+        lines = [event_line(event)]
+        if day != (day := event.at.strftime("%Y-%m-%d")):
+            lines.insert(0, Text(f"── {day} (UTC) ──", "dim"))
+        for line in lines:
+            if console.is_terminal:
+                line.truncate(console.width, overflow="ellipsis")
+                console.print(line, soft_wrap=True)
+            else:
+                print(line.plain, flush=flush)
+
+    return show
+
+
+def event_line(event: RecordedEvent) -> Text:
+    """Return an event as one line: when, what, of which session and user, where, by whom, the changes."""
+    line = Text()
+    line.append(f"{event.at.strftime('%H:%M:%S.%f')[:-3]}  ", "dim")
+    line.append(f"{event.type:<13}  ", COLOURS.get(event.type, "white"))
+    line.append(f"{event.session_id:<24}  ", "dim")
+    line.append(f"{printable(event.user_id or '-'):<8}  ", "bold")
+    if route := event.context.get("route"):
+        line.append(printable(f"{event.context.get('method', '')} {route}  "), "cyan")
+    if event.actor is not None:
+        line.append(printable(f"by {event.actor.kind} {event.actor.id}  "), "yellow")
+    line.append(what_of(event))
+    return line
+
+
 def history_table(events: Iterable[RecordedEvent], title: str | None = None) -> Table:
     """Return a table of events."""
     table = Table("version", "at (UTC)", "event", "what", "route", title=title, title_justify="left")
     for event in events:
         at = event.at.strftime("%H:%M:%S.%f")[:-3]
         route = str(event.context.get("route", ""))
-        table.add_row(str(event.version), at, event.type, Text(what_of(event)), Text(printable(route)))
+        type_ = Text(event.type, COLOURS.get(event.type, "white"))
+        table.add_row(str(event.version), at, type_, Text(what_of(event)), Text(printable(route)))
     return table
 
 
@@ -197,7 +245,7 @@ def what_of(event: RecordedEvent) -> str:
         parts.append(f"cause {event.cause}")
     if event.reason:
         parts.append(event.reason)
-    line = printable(", ".join(parts))
+    line = printable(_DIGEST.sub("•••", ", ".join(parts)))
     return line if len(line) <= MOST_SHOWN else f"{line[: MOST_SHOWN - 1]}…"
 
 

@@ -34,13 +34,19 @@ def problems(settings: Mapping[str, str]) -> list[str]:
     return found
 
 
-async def warn(call: Call) -> None:
-    """Log a warning for each problem; a server that does not tell its settings is taken as it is."""
+async def settings_of(call: Call, *sections: str) -> dict[str, str]:
+    """Return what a server tells of its settings and of these sections of INFO; nothing of what it keeps to itself."""
     settings: dict[str, str] = {}
     for name in ("maxmemory-policy", "appendonly", "save", "min-replicas-to-write"):
         settings |= await _told(call, b"CONFIG", b"GET", name)
-    settings |= await _told(call, b"INFO", b"replication")
-    for problem in problems(settings):
+    for section in sections:
+        settings |= await _told(call, b"INFO", section)
+    return settings
+
+
+async def warn(call: Call) -> None:
+    """Log a warning for each problem; a server that does not tell its settings is taken as it is."""
+    for problem in problems(await settings_of(call, "replication")):
         log.warning("%s", problem)
 
 

@@ -21,8 +21,9 @@ from evsession.store import (
     Turn,
     Users,
 )
-from evsession.stores.redis import advice, inspection
+from evsession.stores.redis import advice, checkup, inspection
 from evsession.stores.redis.address import Address
+from evsession.stores.redis.checkup import Survey
 from evsession.stores.redis.connection import unavailable
 from evsession.stores.redis.feed import Feed
 from evsession.stores.redis.index import RedisIndex
@@ -87,6 +88,11 @@ class RedisStore:
 
     def __repr__(self) -> str:
         return f"RedisStore({self._address}, namespace={self.namespace!r})"
+
+    @property
+    def address(self) -> Address:
+        """Where the server is."""
+        return self._address
 
     @property
     def calls(self) -> int:
@@ -238,6 +244,18 @@ class RedisStore:
 
     async def snapshots(self, cursor: int, count: int) -> tuple[int, Sequence[tuple[str, bytes]]]:
         return await inspection.snapshots(self._connected(), self.namespace, cursor, count)
+
+    async def survey(self, shard: str) -> Survey:
+        """Return how much a shard holds, and how far those are who work at it."""
+        return await checkup.survey(self._connected(), self.keys(shard))
+
+    async def server(self) -> Mapping[str, str]:
+        """Return what the server tells of itself: INFO, and the settings that matter here."""
+        return await advice.settings_of(self._connected().call, "server", "memory", "replication", "persistence")
+
+    async def feed_latency(self, probes: int) -> Sequence[float]:
+        """Return the seconds that each of some messages took from here through the server and back."""
+        return await checkup.feed_latency(self._connected(), self._address, self.policy, self.keys("00"), probes)
 
     async def walk(self, sid: str, limit: int, before: StreamId | None = None) -> Sequence[Entry]:
         keys = self.keys(sid[:2])

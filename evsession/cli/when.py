@@ -1,0 +1,59 @@
+"""Where a command that reads the log begins and ends, as a person writes it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from evsession.cli.archive import duration
+from evsession.errors import ConfigError
+
+Since = Annotated[
+    str | None,
+    typer.Option(metavar="WHEN", help="A time such as 2026-11-21T08:30, an age such as 15m or 7d, or a cursor."),
+]
+Until = Annotated[str | None, typer.Option(metavar="WHEN", help="A time, or an age; events before it.")]
+User = Annotated[str | None, typer.Option("--user", metavar="ID", help="Only of sessions of this user.")]
+OneSession = Annotated[str | None, typer.Option("--session", metavar="SESSION", help="Only of this session.")]
+Types = Annotated[
+    list[str] | None,
+    typer.Option("--type", metavar="TYPE", help="Only created, authenticated, updated, renewed or ended; repeat it."),
+]
+Route = Annotated[
+    str | None, typer.Option("--route", metavar="PATTERN", help="Only of routes like this, * standing for anything.")
+]
+
+
+def since_of(text: str | None, otherwise: str) -> str | datetime:
+    """Return where to begin, as `manager.audit.follow` takes it.
+
+    Raises:
+        ConfigError: it is neither a time, nor an age, nor a cursor.
+    """
+    if text is None or text in ("start", "now"):
+        return text or otherwise
+    from evsession.audit.cursor import Cursor
+
+    try:
+        Cursor.parse(text)
+    except ConfigError:
+        return time_of(text)
+    return text
+
+
+def time_of(text: str) -> datetime:
+    """Return the time that a text names: as ISO 8601 has it, or so long ago.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    if text[-1:] in "smhd" and text[:-1].isdigit():
+        return datetime.now(UTC) - duration(text)
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        msg = f"{text!r} is no time; write 2026-11-21T08:30:00, or an age such as 15m, 2h or 7d"
+        raise ConfigError(msg) from error
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
