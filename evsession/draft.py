@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from evsession.canonical import DataLimits, check_key, check_size, check_value, dumps, dumps_to_keep, loads
 from evsession.chain import FIRST, head_of, link_of
 from evsession.codec import Stored, pack_body, pack_event, pack_prefix, redacted_body, status_of, type_of
-from evsession.events import Changes, Event
+from evsession.events import Changes, Ended, Event
 from evsession.keys import Keyring
 from evsession.redaction import Redactor
-from evsession.state import Snapshot, evolve
+from evsession.state import Snapshot, evolve, key_of
 from evsession.store import EVENT_KEY, Commit, Condition
 from evsession.wire import START, Notice, pack_notice
 
@@ -105,10 +106,12 @@ class Drafter:
         Raises:
             SessionTooLarge: the data after the event is over a limit; nothing was written.
         """
-        before = base.snapshot if base is not None else Snapshot(sid=sid)
+        before, is_new_data = (base.snapshot if base is not None else Snapshot(sid=sid)), bool(event.set_)
+        if base is not None and before.marks and base.key_id != self._audit_id:
+            event = _sealed_anew(before, event)
         snapshot = evolve(before, event)
         raw = dumps_to_keep(snapshot.data)
-        if event.set_:
+        if is_new_data:
             check_size(snapshot.data, raw, self._limits)
         event_id, actor, context, worker_time = stamp
         version, type_ = snapshot.version, type_of(event)
@@ -152,6 +155,19 @@ class Drafter:
         )
         notice = Notice(START, START.id, sid, version, previous, head, link, event_id, key_id, type_, told)
         return Draft(commit, notice, snapshot, raw, head, link, self._audit_id)
+
+
+def _sealed_anew(before: Snapshot, event: Event) -> Event:
+    """Return the first event under another key, which sets all secret values again: their digests need the new key.
+
+    Otherwise the state that its head covers would have digests that no event in the log has.
+    """
+    if isinstance(event, Ended):
+        return event
+    gone = {*event.set_, *event.unset}
+    paths = tuple(path for path in before.marks if key_of(path) not in gone)
+    values = {key: before.data[key] for key in map(key_of, paths)}
+    return replace(event, set_={**values, **event.set_}, redacted=(*event.redacted, *paths))
 
 
 def _audit_keys(keys: Keyring) -> tuple[bytes, bytes]:
