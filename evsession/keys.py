@@ -148,6 +148,10 @@ class Keyring:
         """Return a public fingerprint (16 hex digits) of each secret, the signing one first."""
         return tuple(keys.fingerprint for keys in self.verifying)
 
+    def audit_fingerprints(self) -> tuple[str, ...]:
+        """Return a public fingerprint of each key for heads, the one that makes them first."""
+        return tuple(keys.fingerprint for keys in self._audit.values())
+
     def __repr__(self) -> str:
         return "<Keyring: hidden>"
 

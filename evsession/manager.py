@@ -160,7 +160,8 @@ class SessionManager(Desk):
         """Return a manager from ``EVSESSION_URL``, ``EVSESSION_NAMESPACE`` and ``EVSESSION_SECRET_KEY``.
 
         Several secret keys are separated by spaces, the one that signs first. ``EVSESSION_ARCHIVE`` is the place of the
-        archive, unless `audit` is given.
+        archive and ``EVSESSION_AUDIT_KEY`` the key for heads, unless `audit` is given. An auditor who has only the
+        latter can read and verify, and no more.
 
         Raises:
             ConfigError: no URL is set, or a setting is wrong.
@@ -173,8 +174,12 @@ class SessionManager(Desk):
             options.setdefault("namespace", namespace)
         if keys := os.environ.get(f"{prefix}SECRET_KEY", "").split():
             options.setdefault("secret_key", keys)
-        if archive := os.environ.get(f"{prefix}ARCHIVE"):
-            options.setdefault("audit", AuditPolicy(archive=archive))
+        audit_keys = tuple(os.environ.get(f"{prefix}AUDIT_KEY", "").split())
+        if audit_keys:
+            options.setdefault("secret_key", audit_keys)
+        archive = os.environ.get(f"{prefix}ARCHIVE")
+        if archive or audit_keys:
+            options.setdefault("audit", AuditPolicy(archive=archive, key=audit_keys or None))
         return cls.from_url(url, **options)
 
     # ── its life ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -165,14 +165,16 @@ class Worker:
         shards = f"shards:{len(self.store.shards)}"  # for who only reads, and does not know how many there are
         known = await self.store.claim({"format": str(FORMAT), "application": self._application, shards: "1"})
         check_meta(known, self._application, self.keys)
-        await self.store.claim({f"key:{fingerprint}": "1" for fingerprint in self.keys.fingerprints()})
+        ours = [f"key:{fingerprint}" for fingerprint in self.keys.fingerprints()]
+        ours += [f"audit:{fingerprint}" for fingerprint in self.keys.audit_fingerprints()]
+        await self.store.claim(dict.fromkeys(ours, "1"))
         await self.store.advise()
 
     async def _check_known(self) -> None:
         """Raise unless there is something to read, and leave no trace."""
         known = await self.store.claim({})
         if known:
-            check_meta(known, known["application"], self.keys)
+            check_meta(known, known["application"], self.keys, may_only_audit=True)
         elif self.store.is_remote:
             msg = (
                 "nothing was ever written under this namespace on this server;"
@@ -367,8 +369,8 @@ class Worker:
         return Stamp(event_id=os.urandom(16), actor=actor, context=context, worker_time=time.time_ns() // 1_000_000)
 
 
-def check_meta(known: dict[str, str] | Any, application: str, keys: Keyring) -> None:
-    """Raise unless a namespace is this application's.
+def check_meta(known: dict[str, str] | Any, application: str, keys: Keyring, *, may_only_audit: bool = False) -> None:
+    """Raise unless a namespace is this application's; who only audits may have no more than a key for heads.
 
     Raises:
         ConfigError: another application or format uses it, or none of the keys seen there is ours.
@@ -383,7 +385,8 @@ def check_meta(known: dict[str, str] | Any, application: str, keys: Keyring) -> 
         msg = f"this namespace is of format {known['format']}, and this version reads up to {FORMAT}; upgrade evsession"
         raise ConfigError(msg)
     seen = {name.removeprefix("key:") for name in known if name.startswith("key:")}
-    if seen and not seen & set(keys.fingerprints()):
+    is_auditor = may_only_audit and any(f"audit:{fingerprint}" in known for fingerprint in keys.audit_fingerprints())
+    if seen and not seen & set(keys.fingerprints()) and not is_auditor:
         msg = (
             "none of the secret keys given was ever used in this namespace; give the old one as well,"
             " secret_key=[new, old], or use another namespace="

@@ -23,7 +23,8 @@ NOBODY = "00" + "A" * 22
 
 async def command(*arguments: str, **environment: str) -> Result:
     """Return what a command did, run as in a process of its own: in a thread without an event loop."""
-    bare = {"EVSESSION_URL": "", "EVSESSION_NAMESPACE": "", "EVSESSION_SECRET_KEY": "", "EVSESSION_APP": ""}
+    settable = ("URL", "NAMESPACE", "SECRET_KEY", "AUDIT_KEY", "ARCHIVE", "APP")
+    bare = {f"EVSESSION_{name}": "" for name in settable}
     names: dict[str, str | None] = {name: value or None for name, value in (bare | environment).items()}
     return await anyio.to_thread.run_sync(lambda: CliRunner().invoke(app, list(arguments), env=names))
 

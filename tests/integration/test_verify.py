@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from evsession import SessionManager, StorePolicy
+from evsession import AuditPolicy, ConfigError, SessionManager, StorePolicy
 from evsession.audit import verify as verification
 from evsession.audit.report import Report
 from evsession.cli.verify import lines_of
@@ -197,6 +197,38 @@ async def test_the_command_ends_with_2_when_there_are_faults(server: Server) -> 
     done = await command("verify", "--json", **settings(server))
     assert done.exit_code == 2
     assert sid in {fault["session_id"] for fault in json.loads(done.stdout)["faults"]}
+
+
+AUDIT_KEY = "a-key-for-the-audit-alone-32-characters"
+
+
+async def test_an_auditor_needs_no_more_than_the_audit_key(server: Server) -> None:
+    """Who has it verifies; who has it cannot make a token, nor work in the place of the application."""
+    async with manager_on(server, audit=AuditPolicy(key=AUDIT_KEY)) as manager:
+        await filled(manager, 3)
+    auditor = {"EVSESSION_URL": server.url, "EVSESSION_NAMESPACE": "cli", "EVSESSION_AUDIT_KEY": AUDIT_KEY}
+    done = await command("verify", **auditor)
+    assert done.exit_code == 0, done.output
+    assert "no fault was found" in done.output
+    with pytest.raises(ConfigError, match="none of the secret keys"):
+        async with SessionManager.from_url(server.url, namespace="cli", secret_key=AUDIT_KEY):
+            pass
+    done = await command("verify", **auditor | {"EVSESSION_AUDIT_KEY": "another-key-for-the-audit-32-characters"})
+    assert done.exit_code == 1
+    done = await command("verify", **settings(server))
+    assert done.exit_code == 2
+    assert "unknown_key" in done.output
+
+
+async def test_a_running_namespace_begins_with_an_audit_key(server: Server) -> None:
+    """With the secret key as its old one, everything verifies, before and after."""
+    async with manager_on(server) as manager:
+        *_, sid = await filled(manager, 3)
+    async with manager_on(server, audit=AuditPolicy(key=(AUDIT_KEY, KEY))) as manager:
+        await manager.update(sid, lambda data: data.update(n=99))
+        assert (await manager.audit.verify()).ok
+    done = await command("verify", **settings(server), EVSESSION_AUDIT_KEY=f"{AUDIT_KEY} {KEY}")
+    assert done.exit_code == 0, done.output
 
 
 async def test_the_command_without_a_server_ends_with_1(server: Server) -> None:

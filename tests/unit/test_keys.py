@@ -133,3 +133,13 @@ def test_a_digest_tells_parts_apart() -> None:
     assert (len(mac(key, b"x")), len(mac(key, b"x", size=32))) == (16, 32)
     prefixed = (2).to_bytes(8, "little") + b"ab"
     assert mac(key, b"ab") == blake2b(prefixed, key=key, digest_size=16).digest()
+
+
+def test_the_fingerprints_of_audit_keys_are_told_apart_from_those_of_secret_keys() -> None:
+    """Without an audit key they are the same; each names its key and tells nothing of it."""
+    secret, audit, old = "s" * 32, "a" * 32, "o" * 32
+    alone = Keyring(secret, namespace="shop")
+    assert alone.audit_fingerprints() == alone.fingerprints()
+    both = Keyring(secret, namespace="shop", audit_key=[audit, old])
+    assert both.fingerprints() == alone.fingerprints()
+    assert both.audit_fingerprints() == Keyring([audit, old], namespace="shop").fingerprints()
