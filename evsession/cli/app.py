@@ -13,6 +13,7 @@ from evsession.cli.diff import diff
 from evsession.cli.doctor import doctor
 from evsession.cli.explain import explain
 from evsession.cli.export import export
+from evsession.cli.generate import generate
 from evsession.cli.history import history
 from evsession.cli.show import show
 from evsession.cli.stats import stats
@@ -53,3 +54,4 @@ app.command()(doctor)
 app.command()(archive)
 app.command()(verify)
 app.command()(export)
+app.command()(generate)
