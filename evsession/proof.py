@@ -44,6 +44,9 @@ FaultKind = Literal[
 FAULT_KINDS: Final[tuple[str, ...]] = get_args(FaultKind)
 
 NO_ID: Final = b"0-0"
+NEW_SECRET: Final = frozenset((b"created", b"authenticated", b"renewed"))
+"""Events that make a secret, or tell of its first use; their time stands in the snapshot's header."""
+
 _MALFORMED: Final = (LookupError, TypeError, ValueError, CodecError)
 
 
@@ -82,7 +85,7 @@ class Trace:
 
     __slots__ = (
         "authenticated_id", "first_id", "has_snapshot", "head", "is_partial", "key_id", "last_id", "link",
-        "overtaken_at", "snapshot", "stored", "version",
+        "overtaken_at", "secret_id", "snapshot", "stored", "version",
     )  # fmt: skip
 
     def __init__(self, stored: Stored | None = None) -> None:
@@ -94,6 +97,7 @@ class Trace:
         self.last_id = NO_ID
         self.first_id = b""
         self.authenticated_id = b""
+        self.secret_id = b""
         self.key_id = b""
         self.overtaken_at = b""
         self.has_snapshot = stored is not None
@@ -172,8 +176,10 @@ class Prover:
             if _head(key, trace.link, snapshot) != head:
                 self._fault(sid, "altered", id_, version, "its head is not what the event and all before it make")
                 trace.link = None
-        if type_ == b"authenticated":
-            trace.authenticated_id = id_
+        if type_ in NEW_SECRET:
+            trace.secret_id = id_
+            if type_ == b"authenticated":
+                trace.authenticated_id = id_
         trace.version, trace.snapshot, trace.head, trace.last_id, trace.key_id = version, snapshot, head, id_, key_id
         if trace.stored is not None:
             self._compare(trace, trace.stored, sid)
@@ -328,6 +334,8 @@ def _difference(trace: Trace, stored: Stored) -> str:
         return ""
     if stored.created_at != _id(trace.first_id)[0]:
         return "time of creation"
+    if stored.secret_at != _id(trace.secret_id or trace.first_id)[0]:
+        return "time of its secret"
     authenticated_at = _id(trace.authenticated_id)[0] if trace.authenticated_id else 0
     return "time of login" if stored.authenticated_at != authenticated_at else ""
 

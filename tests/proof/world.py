@@ -113,10 +113,10 @@ class World:
 
 def _dated(packed: bytes, own: Sequence[Entry]) -> bytes:
     logins = [entry.id[0] for entry in own if entry.type == "authenticated"]
-    created = b"%013d%013d" % (own[0].id[0], logins[-1] if logins else 0)
-    return b"%b%b%b%-24b%b" % (
-        packed[:PREFIX_LENGTH], created, packed[75:101], id_text(own[-1].id).encode(), packed[HEADER_LENGTH:]
-    )  # fmt: skip
+    secrets = [entry.id[0] for entry in own if entry.type in ("created", "authenticated", "renewed")]
+    times = b"%013d%013d" % (own[0].id[0], logins[-1] if logins else 0)
+    last = b"%-24b%013d" % (id_text(own[-1].id).encode(), secrets[-1] if secrets else own[0].id[0])
+    return packed[:PREFIX_LENGTH] + times + packed[75:101] + last + packed[HEADER_LENGTH:]
 
 
 class Teller:

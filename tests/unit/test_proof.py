@@ -180,6 +180,7 @@ async def test_a_session_whose_events_were_all_trimmed_is_partial() -> None:
         (lambda packed: packed[:49] + b"%013d" % 1 + packed[62:], "snapshot_differs"),
         (lambda packed: packed[:62] + b"%013d" % 1 + packed[75:], "snapshot_differs"),
         (lambda packed: packed[:101] + b"%-24b" % b"1-1" + packed[125:], "snapshot_differs"),
+        (lambda packed: packed[:125] + b"%013d" % 1 + packed[138:], "snapshot_differs"),
     ],
 )
 async def test_a_changed_snapshot_is_a_fault(change: Callable[[bytes], bytes], kind: str) -> None:
