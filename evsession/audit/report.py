@@ -30,8 +30,9 @@ class Report:
     """What was verified and what was found. `ok` says that there was no fault.
 
     `faults` lists the first 1,000 of `fault_count`; `not_checkable` likewise the sessions whose first events were
-    trimmed, so that only versions, links and ends could be checked. `uncounted` names the shards whose server does not
-    count what was appended and deleted (before Redis 7.0). `seconds` is how long it took.
+    trimmed, so that only versions, links and ends could be checked. `archived` events are in an archive, whose files
+    were checked. `uncounted` names the shards whose server does not count what was appended and deleted (before Redis
+    7.0). `seconds` is how long it took.
     """
 
     events: int = 0
@@ -43,6 +44,7 @@ class Report:
     not_checkable_count: int = 0
     trimmed: list[Trimmed] = field(default_factory=list)
     uncounted: list[str] = field(default_factory=list)
+    archived: int = 0
     seconds: float = 0.0
 
     @property

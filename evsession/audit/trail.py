@@ -18,6 +18,7 @@ from evsession.errors import ConfigError
 from evsession.events import RecordedEvent
 
 if TYPE_CHECKING:
+    from evsession.archive.signing import Trusted
     from evsession.audit.report import Progress, Report
     from evsession.worker import Worker
 
@@ -157,18 +158,21 @@ class Audit:
         await self._reader.worker.ensure_open()
         return (await end_of_all(self._reader, await self._reader.shards())).text()
 
-    async def verify(self, progress: Progress | None = None) -> Report:
+    async def verify(self, progress: Progress | None = None, *, trusted: Trusted | None = None) -> Report:
         """Check every event and every snapshot of the namespace against each other and against the keys.
 
-        It reads all of both and keeps this process busy, 20 µs for each event: not for one that serves requests.
+        With an archive its files are checked first: `trusted` are the keys that may have signed them, by default those
+        that the application's own keys stand for. If they are in order, sessions are checked from their first event on,
+        and what log and archive both have is compared.
+
+        It reads everything and keeps this process busy, 20 µs for each event: not for one that serves requests.
 
         Raises:
-            StoreUnavailable: the store did not answer.
+            StoreUnavailable: store or archive did not answer.
             OSError: the disk is full: large logs are sorted in a temporary directory, which TMPDIR can name.
         """
-        from evsession.audit.verify import verify
+        from evsession.audit.files import verify_all
 
         worker = self._reader.worker
         await worker.ensure_open()
-        absolute = worker.session_policy.absolute_timeout
-        return await verify(worker.store, worker.keys, absolute=absolute, progress=progress)
+        return await verify_all(worker, self.archive, trusted, progress)

@@ -7,8 +7,9 @@ Snapshots and entries are sorted into parts by session; then one part after the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
+from functools import partial
 from math import ceil
 from time import monotonic
 from typing import Final, NamedTuple
@@ -16,10 +17,12 @@ from zlib import crc32
 
 import anyio.lowlevel
 
+from evsession.audit.entries import Entries
+from evsession.audit.pages import PAGE, all_pages, log_pages
 from evsession.audit.report import Progress, Report, Trimmed
 from evsession.audit.spill import Spill
 from evsession.keys import Keyring
-from evsession.proof import Prover, Reach, Trace, counter_faults
+from evsession.proof import Fault, Prover, Reach, Trace, counter_faults
 from evsession.store import Store
 from evsession.stores.memory import KEPT_PAST_ABSOLUTE_MS
 from evsession.view import CONTROL
@@ -31,9 +34,6 @@ PART: Final = 50_000
 MAX_PARTS: Final = 128
 """Parts that are filled at once, so that at most as many files are open; for more, the log is read again."""
 
-PAGE: Final = 1_000
-"""Entries that are asked for at once.  Source: about 200 KB, two milliseconds of the server's time."""
-
 
 class Proved(NamedTuple):
     """A session, what is known of it, and whether nothing was found wrong with it."""
@@ -44,10 +44,25 @@ class Proved(NamedTuple):
 
 
 class Verification:
-    """One run. `absolute` is the absolute timeout, after which a snapshot is kept for a day."""
+    """One run. `absolute` is the absolute timeout, after which a snapshot is kept for a day.
 
-    def __init__(self, store: Store, keys: Keyring, *, absolute: timedelta, progress: Progress | None = None) -> None:
+    With an archive of `archived` entries, sessions are checked from there on, and what both have is compared.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        keys: Keyring,
+        *,
+        absolute: timedelta,
+        archive: Entries | None = None,
+        archived: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
         self.report = Report()
+        self._archive = archive
+        self._archived = archived
+        self._differing: set[bytes] = set()
         self._store = store
         self._keys = keys
         self._absolute = absolute // timedelta(milliseconds=1)
@@ -67,7 +82,7 @@ class Verification:
         """
         started = monotonic()
         await self._note_ends()
-        parts = max(1, ceil(sum(self._lengths.values()) / PART))
+        parts = max(1, ceil((self._archived + sum(self._lengths.values())) / PART))
         for first in range(0, parts, MAX_PARTS):
             with Spill(min(MAX_PARTS, parts - first)) as spill:
                 pile = _Pile(spill, first, parts)
@@ -102,16 +117,31 @@ class Verification:
                 self.report.snapshots += pile.add_snapshot(sid.encode(), packed)
 
     async def _read_log(self, shard: str, pile: _Pile) -> None:
-        end = (await self._store.counters(shard)).last
-        after, name = (0, 0), shard.encode()
-        self._firsts[shard] = end
-        while after < end and (page := await self._store.lines(shard, after, PAGE)):
-            if after == (0, 0):
-                self._firsts[shard] = parse_id(page[0][0])
-            after = parse_id(page[-1][0])
+        end, name = (await self._store.counters(shard)).last, shard.encode()
+        expected = self._archived + sum(self._lengths.values())
+        self._firsts.pop(shard, None)
+        async for page in self._pages(shard, end):
+            self._firsts.setdefault(shard, parse_id(page[0][0]))
             self.report.events += sum(pile.add_line(name, line) for line in page)
-            self._progress("reading", self.report.events, max(self.report.events, sum(self._lengths.values())))
+            self._progress("reading", self.report.events, max(self.report.events, expected))
             await anyio.lowlevel.checkpoint()
+        self._firsts.setdefault(shard, end)
+
+    def _pages(self, shard: str, end: StreamId) -> AsyncIterator[Sequence[Line]]:
+        if self._archive is None:
+            return log_pages(self._store, shard, end)
+        return all_pages(self._store, self._archive, shard, end, partial(self._differs, shard))
+
+    def _differs(self, shard: str, line: Line, detail: str) -> None:
+        """Report the first difference between log and archive of each session."""
+        sid = line[2] if len(line) > 2 else shard.encode()
+        if sid not in self._differing:
+            self._differing.add(sid)
+            version = int(line[3]) if len(line) > 3 and line[3].isdigit() else 0
+            name, id_ = sid.decode("ascii", "replace"), line[0].decode()
+            self.report.add(
+                Fault(kind="archive_differs", shard=shard, session_id=name, id=id_, version=version, detail=detail)
+            )
 
     # ── proving ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -175,14 +205,22 @@ class _Pile:
         return True
 
 
-async def verify(store: Store, keys: Keyring, *, absolute: timedelta, progress: Progress | None = None) -> Report:
+async def verify(
+    store: Store,
+    keys: Keyring,
+    *,
+    absolute: timedelta,
+    archive: Entries | None = None,
+    archived: int = 0,
+    progress: Progress | None = None,
+) -> Report:
     """Verify everything that a store holds; see `Verification`.
 
     Raises:
-        StoreUnavailable: the store did not answer.
+        StoreUnavailable: store or archive did not answer.
         OSError: the disk is full.
     """
-    verification = Verification(store, keys, absolute=absolute, progress=progress)
+    verification = Verification(store, keys, absolute=absolute, archive=archive, archived=archived, progress=progress)
     async for _ in verification.sessions():
         pass
     return verification.report

@@ -3,26 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evsession.archive import open_archive, require
 from evsession.cli.connect import FAULTY, App, AsJson, reading, run
 
 if TYPE_CHECKING:
+    from evsession.archive.signing import Trusted
     from evsession.audit import Report
+    from evsession.keys import Keyring
 
 
-def verify(app: App = None, as_json: AsJson = False) -> None:
+def verify(
+    archive: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE", help="An archive to check as well. Default: EVSESSION_ARCHIVE, or the --app's own."
+        ),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A PEM file with the public key of who signs the archive, if not the application."
+        ),
+    ] = None,
+    app: App = None,
+    as_json: AsJson = False,
+) -> None:
     """Check every event and every snapshot, and exit with 2 if there is a fault.
 
     evsession verify
 
-    evsession verify --app shop.main:manager --json
+    evsession verify --app shop.main:manager --archive s3://shop-audit --key archive.pub
     """
     from evsession.cli.rendering import print_json
 
-    report = run(_verified(app))
+    report = run(_verified(app, archive, key))
     if as_json:
         print_json(plain_report(report))
     else:
@@ -31,12 +50,24 @@ def verify(app: App = None, as_json: AsJson = False) -> None:
         raise typer.Exit(FAULTY)
 
 
-async def _verified(app: str | None) -> Report:
+async def _verified(app: str | None, archive: str | None, key: Path | None) -> Report:
     from evsession.cli.progress import bar
 
     async with reading(app) as manager:
+        keys = manager.worker.keys
+        if archive is not None:
+            manager.audit.archive = open_archive(archive, keys.namespace)
         with bar() as tell:
-            return await manager.audit.verify(progress=tell)
+            return await manager.audit.verify(progress=tell, trusted=_trusted(keys, key))
+
+
+def _trusted(keys: Keyring, key: Path | None) -> Trusted | None:
+    if key is None:
+        return None
+    require()
+    from evsession.archive.signing import Trusted
+
+    return Trusted.of(keys).with_file(key)
 
 
 def plain_report(report: Report) -> dict[str, Any]:
@@ -74,6 +105,8 @@ def lines_of(report: Report) -> list[str]:
     lines += [
         f"log {one.shard}: {one.entries:,} entries were trimmed, it begins at {one.first}" for one in report.trimmed
     ]
+    if report.archived:
+        lines.append(f"{report.archived:,} events in the archive, its files checked")
     if report.not_checkable_count:
         lines.append(f"{report.not_checkable_count:,} sessions began before that, so their state could not be checked")
     if report.uncounted:

@@ -17,7 +17,10 @@ Forgery = tuple[str, Change]
 
 
 class Kind(NamedTuple):
-    """A kind of forgery: who finds it, under which kinds of faults (any of them), and all its cases in a world."""
+    """A kind of forgery: who finds it, under which kinds of faults (any of them), and all its cases in a world.
+
+    Without a kind of fault it looks like retention, and takes nothing away from who has an archive.
+    """
 
     finder: Finder
     faults: frozenset[str]
@@ -274,7 +277,7 @@ def _(world: World) -> Iterator[Forgery]:
 # ── what only an archive can show ────────────────────────────────────────────────────────────────────────────────────
 
 
-@kind("times changed, links and snapshots made to fit", "the archive")
+@kind("times changed, links and snapshots made to fit", "the archive", "archive_differs")
 def _(world: World) -> Iterator[Forgery]:
     for at, entry in enumerate(world.log):
 
@@ -286,13 +289,13 @@ def _(world: World) -> Iterator[Forgery]:
         yield f"entry {at} a millisecond later", change
 
 
-@kind("the worker's clock in an entry changed", "the archive")
+@kind("the worker's clock in an entry changed", "the archive", "archive_differs")
 def _(world: World) -> Iterator[Forgery]:
     for at in range(len(world.log)):
         yield f"entry {at}", _put(at, offset=99)
 
 
-@kind("entries of different sessions reordered, links and snapshots made to fit", "the archive")
+@kind("entries of different sessions reordered, links and snapshots made to fit", "the archive", "archive_differs")
 def _(world: World) -> Iterator[Forgery]:
     for at in range(len(world.log) - 1):
         if world.log[at].sid != world.log[at + 1].sid:
@@ -306,7 +309,11 @@ def _(world: World) -> Iterator[Forgery]:
             yield f"entries {at} and {at + 1}", change
 
 
-@kind("a session rolled back: its last events deleted, its old snapshot put back, counters made to fit", "the archive")
+@kind(
+    "a session rolled back: its last events deleted, its old snapshot put back, counters made to fit",
+    "the archive",
+    "archive_differs",
+)
 def _(world: World) -> Iterator[Forgery]:
     for sid, own in _ends(world):
         for version in range(1, len(own)):
@@ -319,7 +326,7 @@ def _(world: World) -> Iterator[Forgery]:
             yield f"{sid} to version {version}", change
 
 
-@kind("a session deleted, counters made to fit", "the archive")
+@kind("a session deleted, counters made to fit", "the archive", "archive_differs")
 def _(world: World) -> Iterator[Forgery]:
     for sid, _own in _ends(world):
         yield sid, _then(_without(sid), World.count_anew)
@@ -336,7 +343,7 @@ def _(world: World) -> Iterator[Forgery]:
         yield f"by {count}", change
 
 
-@kind("the snapshot of a session whose events were all trimmed put back", "the archive")
+@kind("the snapshot of a session whose events were all trimmed put back", "the archive", "snapshot_stale")
 def _(world: World) -> Iterator[Forgery]:
     for sid, own in _ends(world):
         if own[-1].type == "ended":

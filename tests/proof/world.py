@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
 from evsession import AuditPolicy, SessionManager
-from evsession.audit import Report
+from evsession.audit import Entries, Report
 from evsession.audit.verify import verify
 from evsession.codec import HEADER_LENGTH, PREFIX_LENGTH, Stored, unpack
 from evsession.config import DEFAULT_REDACT
@@ -100,15 +100,28 @@ class World:
                 self.snapshots.pop(sid, None)
                 self.home.lapses.remove(sid)
 
-    async def report(self) -> Report:
-        """Verify it."""
+    async def report(self, archive: Entries | None = None) -> Report:
+        """Verify it, with an archive or without."""
         store = MemoryStore(shards=2, clock=lambda: self.now)
         store._tags = {"00": self.home, "01": self.other}
-        return await verify(store, self.keys, absolute=TIMEOUT)
+        return await verify(store, self.keys, absolute=TIMEOUT, archive=archive)
 
-    async def kinds(self) -> set[str]:
+    async def kinds(self, archive: Entries | None = None) -> set[str]:
         """Return which kinds of faults verifying finds."""
-        return {fault.kind for fault in (await self.report()).faults}
+        return {fault.kind for fault in (await self.report(archive)).faults}
+
+
+class Kept:
+    """An archive in memory, of what the logs were."""
+
+    def __init__(self, world: World, less: int = 0) -> None:
+        self._entries = {"00": world.log[: len(world.log) - less], "01": list(world.other.log)}
+
+    async def between(self, shard: str, first: StreamId, last: StreamId) -> AsyncIterator[Entry]:
+        """Yield entries as an archive does."""
+        for entry in self._entries.get(shard, ()):
+            if first <= entry.id <= last:
+                yield entry
 
 
 def _dated(packed: bytes, own: Sequence[Entry]) -> bytes:

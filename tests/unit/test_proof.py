@@ -10,7 +10,7 @@ import pytest
 from evsession.keys import Keyring
 from evsession.proof import Fault, Prover, Reach, Trace, counter_faults
 from evsession.store import Counters
-from evsession.wire import START, Entry, Position, id_text, line_of
+from evsession.wire import START, Entry, Position, entry_of, id_text, line_of
 from tests.proof.world import Teller, World, created, ended, login, renewed, updated
 
 NEVER: Callable[[Trace], bool] = lambda _: False  # noqa: E731
@@ -273,4 +273,5 @@ def test_the_counters_of_a_log_must_agree(
 def test_an_entry_is_the_same_line_as_on_a_server() -> None:
     """As `commit.lua` writes it."""
     entry = Entry((1, 2), "s", 3, "t", "4-5", b"i", -6, b"a", b"c", b"d", "k", b"m")
+    assert entry_of(line_of(entry)) == entry
     assert line_of(entry) == (b"1-2", b"t", b"s", b"3", b"4-5", b"i", b"-6", b"a", b"c", b"d", b"k", b"m")
