@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, Literal, NamedTuple
 
+from evsession.archive.expiry import expire
 from evsession.archive.manifest import Checkpoint, Manifest, Start, file_name, manifest_name
 from evsession.archive.reader import Archive
 from evsession.archive.rejoin import start_of
@@ -66,12 +67,17 @@ class Progress(NamedTuple):
 
 
 class ShardReport(NamedTuple):
-    """What one run did to one shard; `is_busy` when another archiver is at it."""
+    """What one run did to one shard.
+
+    `events` in `files` were archived, `trimmed` events removed from the log, `expired` files from the archive. It
+    `is_busy` when another archiver is at it.
+    """
 
     shard: str
     events: int = 0
     files: int = 0
     trimmed: int = 0
+    expired: int = 0
     is_busy: bool = False
 
 
@@ -88,6 +94,7 @@ class Archiver:
     """Archives the logs of one namespace into one target.
 
     trusted: whose files it takes in after an archiver was killed; the signer is among them.
+    retention: how long the archive keeps a file; None, the default, for ever.
     keep: how much of the log stays in Redis although it is archived: 7 days, as `StorePolicy.retention`.
     turn: how long the turn at a shard outlasts a holder that was killed; a living one renews it.
     on_progress: told of each step before the next begins.
@@ -99,6 +106,7 @@ class Archiver:
     signer: Signer
     trusted: Trusted
     keep: timedelta = timedelta(days=7)
+    retention: timedelta | None = None
     turn: timedelta = timedelta(seconds=30)
     on_progress: Callable[[Progress], None] = _untold
     shards: Sequence[str] | None = None
@@ -180,7 +188,7 @@ class Run:
         await self._archive.target.tidy(self._archive.path(self._shard, ""))
         while await self._adopt() or await self._write():
             pass
-        return ShardReport(self._shard, self._events, self._files, await self._trim())
+        return ShardReport(self._shard, self._events, self._files, await self._trim(), await self._expire())
 
     # ── a file that is there already ─────────────────────────────────────────────────────────────────────────────────
 
@@ -295,6 +303,15 @@ class Run:
         trimmed = await self._store.trim(self._shard, round(self._archiver.keep.total_seconds() * 1000))
         self._tell("trimmed")
         return trimmed
+
+    async def _expire(self) -> int:
+        """Remove the files that are past the archive's own retention, by the server's clock."""
+        archiver, retention = self._archiver, self._archiver.retention
+        if retention is None:
+            return 0
+        now = (await self._store.counters(self._shard)).now
+        horizon = now - round(retention.total_seconds() * 1000)
+        return await expire(self._archive, self._shard, archiver.signer, archiver.trusted, horizon)
 
     def _tell(self, step: Step) -> None:
         self._archiver.on_progress(Progress(self._shard, step, self._events, self._share()))

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from evsession.archive.manifest import Checkpoint, Fork, Manifest, file_name, manifest_name
+from evsession.archive.mark import NAME as MARK
 from evsession.archive.reader import Archive
 from evsession.archive.segment import entry_of
 from evsession.archive.signing import Trusted
@@ -68,7 +69,14 @@ class _Check:
 
     async def all(self, known: Checkpoint, on_file: Callable[[str, int, int], None]) -> AsyncIterator[ArchiveFault]:
         """Yield what is wrong with the shard, every place of each kind."""
-        digest = ""
+        digest, expired = "", 0
+        try:
+            mark = await self._archive.mark(self._shard)
+            expired = 0 if mark is None else mark.number
+            if mark is not None and not self._trusted.vouches(mark):
+                yield self._fault(expired, "signature", f"{MARK} was signed by nobody who is trusted")
+        except CorruptArchive as error:
+            yield self._fault(0, "manifest", error.problem)
         for number in range(1, max(await self._archive.highest(self._shard), known.number) + 1):
             manifest = None
             try:
@@ -78,7 +86,7 @@ class _Check:
             else:
                 if manifest is None:
                     yield self._fault(number, "missing", f"{manifest_name(number)} is missing")
-            async for fault in self._one(number, manifest):
+            async for fault in self._one(number, manifest, is_expired=number <= expired):
                 yield fault
             if manifest is not None:
                 on_file(self._shard, number, manifest.count)
@@ -89,7 +97,7 @@ class _Check:
         if digest != known.digest:
             yield self._fault(known.number, "truncated", "Redis knows of this file; the archive has none, or another")
 
-    async def _one(self, number: int, manifest: Manifest | None) -> AsyncIterator[ArchiveFault]:
+    async def _one(self, number: int, manifest: Manifest | None, *, is_expired: bool) -> AsyncIterator[ArchiveFault]:
         before = self._before
         if manifest is None or (before is not None and manifest.previous != before.digest):
             for fault in self._abandoned():
@@ -108,6 +116,8 @@ class _Check:
             self._unvouched = None
         else:
             yield self._fault(number, "signature", f"its signature is not that of the key {manifest.key_id}")
+        if is_expired and not await self._archive.has_file(manifest):
+            return
         try:
             _check_ends(manifest, await self._archive.lines(manifest))
         except CorruptArchive as error:

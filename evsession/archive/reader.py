@@ -9,6 +9,8 @@ from typing import Self
 
 from evsession.archive.lines import id_of_line
 from evsession.archive.manifest import Fork, Manifest, bound_of, file_name, manifest_name, unpack_manifest
+from evsession.archive.mark import NAME as MARK
+from evsession.archive.mark import Mark, unpack_mark
 from evsession.archive.segment import entry_of, lines_of
 from evsession.archive.target import Target
 from evsession.errors import CorruptArchive
@@ -28,6 +30,7 @@ class Archive:
         self.namespace = namespace
         self._manifests: dict[tuple[str, int], Manifest] = {}
         self._newest: dict[str, int] = {}
+        self._marks: dict[str, Mark] = {}
         self._last_read: tuple[str, list[bytes]] = ("", [])
 
     @classmethod
@@ -57,7 +60,8 @@ class Archive:
             newest = await self.newest(shard)
         if newest is None:
             return
-        for number in range(await self._file_with(shard, first, newest), newest.number + 1):
+        begin = max(await self._file_with(shard, first, newest), await self._first_kept(shard))
+        for number in range(begin, newest.number + 1):
             manifest = await self._known(shard, number)
             if manifest.first.id > last and not newest.forks:
                 return
@@ -86,6 +90,31 @@ class Archive:
             CorruptArchive: it is missing, or something else.
         """
         return lines_of(manifest, await self.target.get(self.path(manifest.shard, file_name(manifest.number))))
+
+    async def has_file(self, manifest: Manifest) -> bool:
+        """Tell whether the file of a manifest is there; raises `ArchiveUnavailable`."""
+        return await self.target.has(self.path(manifest.shard, file_name(manifest.number)))
+
+    async def _first_kept(self, shard: str) -> int:
+        """Return the number of the first file that was not removed on purpose."""
+        mark = self._marks.get(shard)
+        if mark is None:
+            mark = await self.mark(shard)
+        if mark is None or await self.target.has(self.path(shard, file_name(mark.number))):
+            return 1
+        self._marks[shard] = mark
+        return mark.number + 1
+
+    async def mark(self, shard: str) -> Mark | None:
+        """Return the mark of a shard's files that were removed on purpose, None without one.
+
+        Raises:
+            ArchiveUnavailable: the archive cannot be reached.
+            CorruptArchive: it is no mark.
+        """
+        name = self.path(shard, MARK)
+        raw = await self.target.get(name)
+        return None if raw is None else unpack_mark(name, raw, self.namespace, shard)
 
     async def _read_again(self, manifest: Manifest) -> list[bytes]:
         digest, lines = self._last_read

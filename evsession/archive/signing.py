@@ -1,4 +1,4 @@
-"""Ed25519 signatures of manifests: made by whoever archives, checked by anybody who has the public key."""
+"""Ed25519 signatures: made by whoever archives, checked by anybody who has the public key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Self
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -17,15 +17,30 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from evsession.archive.manifest import Manifest
 from evsession.errors import ConfigError
 from evsession.keys import Keyring
 
 _MAKE_ONE = "openssl genpkey -algorithm ed25519 -out archive.pem"
 
 
+class Signable(Protocol):
+    """A frozen dataclass with all that it says, but its signature, as bytes."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def content(self) -> bytes: ...
+    @property
+    def key_id(self) -> str: ...
+    @property
+    def signature(self) -> bytes: ...
+
+
+S = TypeVar("S", bound=Signable)
+
+
 class Signer:
-    """Signs manifests; the private key stays in here."""
+    """Signs documents; the private key stays in here."""
 
     def __init__(self, private: Ed25519PrivateKey) -> None:
         self._private = private
@@ -62,9 +77,9 @@ class Signer:
         """The public key, to be given to auditors."""
         return self.public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
-    def sign(self, manifest: Manifest) -> Manifest:
-        """Return the manifest with a signature."""
-        return replace(manifest, key_id=self.key_id, signature=self._private.sign(manifest.content))
+    def sign(self, document: S) -> S:
+        """Return a manifest, or another document, with a signature."""
+        return replace(document, key_id=self.key_id, signature=self._private.sign(document.content))
 
 
 class Trusted:
@@ -102,17 +117,17 @@ class Trusted:
             raise ConfigError(msg)
         return Trusted([*self._keys.values(), key])
 
-    def knows(self, manifest: Manifest) -> bool:
-        """Tell whether a manifest says that it was signed with one of these."""
-        return manifest.key_id in self._keys
+    def knows(self, document: Signable) -> bool:
+        """Tell whether a document says that it was signed with one of these."""
+        return document.key_id in self._keys
 
-    def vouches(self, manifest: Manifest) -> bool:
-        """Tell whether a manifest was signed with one of these."""
-        key = self._keys.get(manifest.key_id)
+    def vouches(self, document: Signable) -> bool:
+        """Tell whether a document was signed with one of these."""
+        key = self._keys.get(document.key_id)
         if key is None:
             return False
         try:
-            key.verify(manifest.signature, manifest.content)
+            key.verify(document.signature, document.content)
         except InvalidSignature:
             return False
         return True

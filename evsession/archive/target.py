@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Final, Self, TypeVar
 
@@ -98,6 +99,30 @@ class Target:
         except FileNotFoundError:
             return None
         return data
+
+    async def has(self, name: str) -> bool:
+        """Tell whether a file is there.
+
+        Raises:
+            ArchiveUnavailable: nobody knows.
+        """
+        return await self._do("read", lambda: self._has(self._path(name)))
+
+    def _has(self, path: str) -> bool:
+        self._files.invalidate_cache()
+        return bool(self._files.exists(path))
+
+    async def remove(self, name: str) -> None:
+        """Remove a file; one that is gone already is no error.
+
+        Raises:
+            ArchiveUnavailable: it could not be removed.
+        """
+        await self._do("removed", lambda: self._remove(self._path(name)))
+
+    def _remove(self, path: str) -> None:
+        with suppress(FileNotFoundError):
+            self._files.rm_file(path)
 
     async def names(self, folder: str) -> list[str]:
         """Return the names of what lies in a folder, without the folder's; nothing if there is none.

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -45,6 +45,12 @@ def archive(
             help="How much of the log stays in Redis although it is archived. Default: StorePolicy.retention.",
         ),
     ] = None,
+    expire: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Remove files from the archive whose events are all older: 400d. Default: never."
+        ),
+    ] = None,
     key: Annotated[
         Path | None,
         typer.Option(
@@ -75,12 +81,12 @@ def archive(
             typer.echo(_signer(manager_of(app), key).public_pem, nl=False)
             return
         pause = None if every is None else duration(every)
-        kept = None if keep is None else duration(keep)
+        kept, retained = (None if text is None else duration(text) for text in (keep, expire))
     except ConfigError as error:
         fail(str(error))
     if to is None:
         fail("where to? pass --to with a folder or a URL such as s3://bucket/folder, or set EVSESSION_ARCHIVE")
-    run(_archive(app, to, key, kept, pause, as_json=as_json))
+    run(_Task(app, to, key, kept, retained, pause, as_json).run())
 
 
 def duration(text: str) -> timedelta:
@@ -102,43 +108,50 @@ def _signer(manager: SessionManager, key: Path | None) -> Signer:
     return Signer.of(manager.worker.keys) if key is None else Signer.load(key)
 
 
-async def _archive(
-    app: str | None, to: str, key: Path | None, keep: timedelta | None, pause: timedelta | None, *, as_json: bool
-) -> None:
-    from evsession.audit.reader import Reader
+@dataclass(frozen=True, slots=True)
+class _Task:
+    app: str | None
+    to: str
+    key: Path | None
+    keep: timedelta | None
+    retention: timedelta | None
+    pause: timedelta | None
+    as_json: bool
 
-    async with reading(app) as manager:
-        with _shown(as_json=as_json) as show:
-            archiver = _archiver(manager, to, key, keep, show)
-            while True:
-                try:
-                    shards = await Reader(manager.worker).shards()  # there may be new ones
-                    _report(await replace(archiver, shards=shards).run(), as_json=as_json)
-                except (ArchiveUnavailable, StoreUnavailable) as error:
-                    if pause is None:
-                        raise
-                    typer.echo(f"evsession: {error}", err=True)
-                if pause is None:
-                    return
-                await asyncio.sleep(pause.total_seconds())
+    async def run(self) -> None:
+        """Archive once, or again and again; then an outage is told and waited out."""
+        from evsession.audit.reader import Reader
 
+        async with reading(self.app) as manager:
+            with _shown(as_json=self.as_json) as show:
+                archiver = self._archiver(manager, show)
+                while True:
+                    try:
+                        shards = await Reader(manager.worker).shards()  # there may be new ones
+                        _report(await replace(archiver, shards=shards).run(), as_json=self.as_json)
+                    except (ArchiveUnavailable, StoreUnavailable) as error:
+                        if self.pause is None:
+                            raise
+                        typer.echo(f"evsession: {error}", err=True)
+                    if self.pause is None:
+                        return
+                    await asyncio.sleep(self.pause.total_seconds())
 
-def _archiver(
-    manager: SessionManager, to: str, key: Path | None, keep: timedelta | None, show: Callable[[Progress], None]
-) -> Archiver:
-    from evsession.archive import open_archive
-    from evsession.archive.archiver import Archiver
-    from evsession.archive.signing import Trusted
+    def _archiver(self, manager: SessionManager, show: Callable[[Progress], None]) -> Archiver:
+        from evsession.archive import open_archive
+        from evsession.archive.archiver import Archiver
+        from evsession.archive.signing import Trusted
 
-    worker, signer = manager.worker, _signer(manager, key)
-    return Archiver(
-        store=worker.store,
-        archive=open_archive(to, worker.keys.namespace),
-        signer=signer,
-        trusted=Trusted.of(worker.keys).with_signer(signer),
-        keep=worker.retention if keep is None else keep,
-        on_progress=show,
-    )
+        worker, signer = manager.worker, _signer(manager, self.key)
+        return Archiver(
+            store=worker.store,
+            archive=open_archive(self.to, worker.keys.namespace),
+            signer=signer,
+            trusted=Trusted.of(worker.keys).with_signer(signer),
+            keep=worker.retention if self.keep is None else self.keep,
+            retention=self.retention,
+            on_progress=show,
+        )
 
 
 def _report(reports: list[ShardReport], *, as_json: bool) -> None:
@@ -149,9 +162,10 @@ def _report(reports: list[ShardReport], *, as_json: bool) -> None:
             print_json(report._asdict())
         return
     events, files, trimmed = (sum(getattr(one, name) for one in reports) for name in ("events", "files", "trimmed"))
-    busy = sum(one.is_busy for one in reports)
+    expired, busy = sum(one.expired for one in reports), sum(one.is_busy for one in reports)
+    removed = f", removed {expired} old files" if expired else ""
     others = f"; {busy} of {len(reports)} shards are another archiver's at the moment" if busy else ""
-    typer.echo(f"archived {events:,} events in {files} files, trimmed {trimmed:,} from the log{others}")
+    typer.echo(f"archived {events:,} events in {files} files, trimmed {trimmed:,} from the log{removed}{others}")
 
 
 @contextmanager

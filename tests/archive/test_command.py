@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from evsession import AuditPolicy, SessionManager
 from evsession.archive import open_archive
@@ -142,3 +144,24 @@ async def test_workers_trim_up_to_the_checkpoint_only(server: Server, manager: S
     assert await worker.store.trim("00", -1_000) == 0
     await command("archive", "--to", str(tmp_path), **settings(server))
     assert await worker.store.trim("00", -1_000) > 0
+
+
+async def test_a_secret_value_is_nowhere_in_archive_and_exports(
+    server: Server, manager: SessionManager, tmp_path: Path
+) -> None:
+    """Set at first, changed, nested: files, lines, Parquet and what the commands print have digests only."""
+    canary = "canary-7d1f"
+    session = await manager.create(user_id="ada", data={"password": canary, "cart": {"card_number": canary}})
+    await manager.update(session.id, partial(dict.update, api_key=[canary]))
+    await manager.revoke(session.id, reason="done")
+    outputs = [(await command("archive", "--to", str(tmp_path / "a"), "--keep", "0s", **settings(server))).output]
+    for kind in ("jsonl", "ocsf", "parquet"):
+        out = tmp_path / f"events.{kind}"
+        where = settings(server) | {"EVSESSION_ARCHIVE": str(tmp_path / "a")}
+        outputs.append((await command("export", "--format", kind, "--out", str(out), **where)).output)
+    files = files_in(tmp_path, "*")
+    lines = b"".join(zstandard.decompress(data, max_output_size=2**20) for data in files_in(tmp_path, "*.zst").values())
+    rows = pq.read_table(tmp_path / "events.parquet").to_pylist()
+    everything = "".join(outputs) + str(rows) + lines.decode() + str(list(files.values()))
+    assert everything.count("redacted:") >= 12
+    assert canary not in everything
