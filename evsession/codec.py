@@ -101,6 +101,13 @@ def pack_prefix(key_id: str, head: bytes, link: bytes, snapshot: Snapshot) -> by
     return b"%02d%b%b%b%b%010d" % (FORMAT, key_id.encode(), head, link, status_of(snapshot), snapshot.version)
 
 
+def pack_header(stored: Stored) -> bytes:
+    """Return the header of a snapshot, the server's part included."""
+    times = (stored.created_at, stored.authenticated_at, stored.idle_at, stored.absolute_at)
+    prefix = pack_prefix(stored.key_id, stored.head, stored.link, stored.snapshot)
+    return b"%b%013d%013d%013d%013d%-24b%013d" % (prefix, *times, stored.last_id.encode(), stored.secret_at)
+
+
 def status_of(snapshot: Snapshot) -> bytes:
     """Return the status byte of a header."""
     return LIVE if snapshot.ended is None else ENDED

@@ -13,7 +13,7 @@ from evsession.canonical import dumps
 from evsession.chain import FIRST, head_of, link_of
 from evsession.codec import Stored, check_head, pack_body, status_of, unpack, unpack_event
 from evsession.errors import CodecError, CorruptSnapshot, UnknownFormat
-from evsession.events import Ended
+from evsession.events import Authenticated, Ended
 from evsession.keys import Keyring
 from evsession.state import Snapshot, evolve
 from evsession.store import Counters
@@ -79,13 +79,14 @@ _NOWHERE: Final = Reach((0, 0), (0, 0))
 class Trace:
     """What is known of one session while its events pass.
 
-    `snapshot` is the folded state, None while it cannot be known; `head`, `last_id` and `key_id` are those of the last
-    event. `is_partial` says that the session's first events are gone, `stored` is its snapshot if that can be read.
+    `snapshot` is the folded state, None while it cannot be known. `head`, `last_id` and `key_id` are those of the last
+    event, `remember` is what the last login asked for. `is_partial` says that the session's first events are gone,
+    `stored` is its snapshot if that can be read.
     """
 
     __slots__ = (
         "authenticated_id", "first_id", "has_snapshot", "head", "is_partial", "key_id", "last_id", "link",
-        "overtaken_at", "secret_id", "snapshot", "stored", "version",
+        "overtaken_at", "remember", "secret_id", "snapshot", "stored", "version",
     )  # fmt: skip
 
     def __init__(self, stored: Stored | None = None) -> None:
@@ -100,6 +101,7 @@ class Trace:
         self.secret_id = b""
         self.key_id = b""
         self.overtaken_at = b""
+        self.remember = 0
         self.has_snapshot = stored is not None
         self.is_partial = False
 
@@ -121,7 +123,7 @@ class Prover:
         self._report = report
         self._head_keys: dict[bytes, bytes | None] = {}
         self._traces: dict[bytes, Trace] = {}
-        self._found: set[tuple[bytes, FaultKind]] = set()
+        self._found: dict[bytes, set[FaultKind]] = {}
 
     # ── snapshots ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -217,6 +219,8 @@ class Prover:
         sid = line[2]
         try:
             event = unpack_event(line[1].decode(), line[9])
+            if isinstance(event, Authenticated):
+                trace.remember = event.remember
             if trace.snapshot is not None:
                 return evolve(trace.snapshot, event)
             return Snapshot(sid=sid.decode(), version=version, ended=event.cause) if isinstance(event, Ended) else None
@@ -258,9 +262,9 @@ class Prover:
     def _reach(self, sid: bytes) -> Reach:
         return self._reaches.get(sid[:2].decode(), _NOWHERE)
 
-    def is_sound(self, sid: str) -> bool:
-        """Tell whether nothing was found wrong with a session so far."""
-        return not any((sid.encode(), kind) in self._found for kind in get_args(FaultKind))
+    def faults_of(self, sid: str) -> frozenset[FaultKind]:
+        """Return the kinds of faults that were found with a session so far."""
+        return frozenset(self._found.get(sid.encode(), ()))
 
     def _check_end(self, sid: bytes, trace: Trace, reach: Reach, may_have_lapsed: Callable[[Trace], bool]) -> None:
         stored, last = trace.stored, trace.last_id
@@ -290,9 +294,9 @@ class Prover:
     def _fault(
         self, sid: bytes, kind: FaultKind, id_: bytes = b"", version: int = 0, detail: str = "", *, shard: str = ""
     ) -> None:
-        key = (sid or shard.encode(), kind)
-        if key not in self._found:
-            self._found.add(key)
+        found = self._found.setdefault(sid or shard.encode(), set())
+        if kind not in found:
+            found.add(kind)
             name = sid.decode("ascii", "replace")
             place = id_.decode("ascii", "replace")
             self._report(

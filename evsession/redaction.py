@@ -9,8 +9,9 @@ from functools import lru_cache
 from typing import Any
 
 from evsession.canonical import dumps
+from evsession.events import Changes
 from evsession.keys import mac
-from evsession.state import Snapshot
+from evsession.state import Snapshot, diff
 
 PREFIX = "redacted:"
 
@@ -79,6 +80,24 @@ def redact(key: bytes, sid: str, data: Mapping[str, Any], marks: Mapping[str, in
     for path, version in marks.items():
         _replace(result, path.split("/")[1:], lambda value, p=path, v=version: digest(key, sid, v, p, value))
     return result
+
+
+def without(data: Mapping[str, Any], marks: Mapping[str, int]) -> Changes:
+    """Return the changes that remove every marked value, whose digest is all that is known of it."""
+    kept = dict(data)
+    for path in marks:
+        _remove(kept, path.split("/")[1:])
+    return diff(data, kept)
+
+
+def _remove(holder: Any, steps: list[str]) -> None:
+    key = steps[0].replace("~1", "/").replace("~0", "~")
+    if len(steps) == 1:
+        del holder[key]
+        return
+    at: Any = int(key) if isinstance(holder, list) else key
+    holder[at] = dict(holder[at]) if isinstance(holder[at], Mapping) else list(holder[at])
+    _remove(holder[at], steps[1:])
 
 
 def redact_snapshot(key: bytes, snapshot: Snapshot) -> Mapping[str, Any]:

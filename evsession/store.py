@@ -217,6 +217,15 @@ class Store(Protocol):
     async def fill(self, sid: str, beats: Sequence[Beat] = ()) -> FillReply:
         """Return a snapshot; the heartbeats given are executed before it, in the same round trip."""
 
+    async def restore(self, commit: Commit, header: bytes) -> CommitReply:
+        """Append an event to a session whose snapshot was lost, and whose header was the one given.
+
+        It goes on from there as if that snapshot were there. One that is there is a conflict, and stays as it is.
+        """
+
+    async def deadline(self, sid: str) -> int | None:
+        """Return the next deadline of a session as the expiry index has it, None if it is not there."""
+
     async def heartbeat(self, beats: Sequence[Beat]) -> Sequence[BeatReply]:
         """Check each position against its log, write the worker's record, return the log's end."""
 

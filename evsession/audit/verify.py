@@ -7,7 +7,7 @@ Snapshots and entries are sorted into parts by session; then one part after the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from datetime import timedelta
 from functools import partial
 from math import ceil
@@ -18,15 +18,15 @@ from zlib import crc32
 import anyio.lowlevel
 
 from evsession.audit.entries import Entries
-from evsession.audit.pages import PAGE, all_pages, log_pages
+from evsession.audit.pages import LAST_ID, PAGE, all_pages, log_pages
 from evsession.audit.report import Progress, Report, Trimmed
 from evsession.audit.spill import Spill
 from evsession.keys import Keyring
-from evsession.proof import Fault, Prover, Reach, Trace, counter_faults
+from evsession.proof import Fault, FaultKind, Prover, Reach, Trace, counter_faults
 from evsession.store import Store
 from evsession.stores.memory import KEPT_PAST_ABSOLUTE_MS
 from evsession.view import CONTROL
-from evsession.wire import Line, StreamId, id_text, parse_id
+from evsession.wire import START, Line, StreamId, id_text, parse_id
 
 PART: Final = 50_000
 """Entries that one part is to have: about 50 MB while it is proved, if each is of another session."""
@@ -36,11 +36,11 @@ MAX_PARTS: Final = 128
 
 
 class Proved(NamedTuple):
-    """A session, what is known of it, and whether nothing was found wrong with it."""
+    """A session, what is known of it, and what was found wrong with it."""
 
     sid: str
     trace: Trace
-    is_sound: bool
+    faults: frozenset[FaultKind]
 
 
 class Verification:
@@ -71,9 +71,9 @@ class Verification:
         self._lengths: dict[str, int] = {}
         self._scanned: dict[str, StreamId] = {}
         self._firsts: dict[str, StreamId] = {}
-        self._now = 0
+        self.now = 0
 
-    async def sessions(self) -> AsyncIterator[Proved]:
+    async def sessions(self) -> AsyncGenerator[Proved, None]:
         """Verify everything, and yield each session once its events and its snapshot were proved.
 
         Raises:
@@ -101,7 +101,7 @@ class Verification:
     async def _note_ends(self) -> None:
         for shard in self._shards:
             counters = await self._store.counters(shard)
-            self._lengths[shard], self._scanned[shard], self._now = counters.length, counters.last, counters.now
+            self._lengths[shard], self._scanned[shard], self.now = counters.length, counters.last, counters.now
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -125,6 +125,8 @@ class Verification:
             self.report.events += sum(pile.add_line(name, line) for line in page)
             self._progress("reading", self.report.events, max(self.report.events, expected))
             await anyio.lowlevel.checkpoint()
+        if end == START.id:  # an empty log: whatever the archive has was there before the snapshots were read
+            self._scanned[shard] = LAST_ID
         self._firsts.setdefault(shard, end)
 
     def _pages(self, shard: str, end: StreamId) -> AsyncIterator[Sequence[Line]]:
@@ -156,16 +158,16 @@ class Verification:
             if number % PAGE == 0:
                 self._progress("proving", part * PART + number, pile.size * PART)
                 await anyio.lowlevel.checkpoint()
-        for sid, trace in prover.finish(self._may_have_lapsed):
+        for sid, trace in prover.finish(self.may_have_lapsed):
             self.report.sessions += 1
             if trace.is_partial:
                 self.report.add_not_checkable(sid)
-            yield Proved(sid, trace, prover.is_sound(sid))
+            yield Proved(sid, trace, prover.faults_of(sid))
 
-    def _may_have_lapsed(self, trace: Trace) -> bool:
+    def may_have_lapsed(self, trace: Trace) -> bool:
         """Tell whether a snapshot's time to live may be over, because no sweeper was at work for a day."""
         since = parse_id(trace.authenticated_id or trace.first_id)[0]
-        return self._now - since > self._absolute + KEPT_PAST_ABSOLUTE_MS
+        return self.now - since > (trace.remember or self._absolute) + KEPT_PAST_ABSOLUTE_MS
 
     async def _check_counters(self, shard: str) -> None:
         counters = await self._store.counters(shard)

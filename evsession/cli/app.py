@@ -15,6 +15,7 @@ from evsession.cli.explain import explain
 from evsession.cli.export import export
 from evsession.cli.generate import generate
 from evsession.cli.history import history
+from evsession.cli.rebuild import rebuild
 from evsession.cli.show import show
 from evsession.cli.stats import stats
 from evsession.cli.tail import replay, tail
@@ -53,5 +54,6 @@ app.command()(stats)
 app.command()(doctor)
 app.command()(archive)
 app.command()(verify)
+app.command()(rebuild)
 app.command()(export)
 app.command()(generate)

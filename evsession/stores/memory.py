@@ -196,6 +196,22 @@ class MemoryStore:
         at = home.index((after[0], after[1] + 1))
         return [line_of(entry) for entry in home.log[at : at + count]]
 
+    async def restore(self, commit: Commit, header: bytes) -> CommitReply:
+        now, shard = self._clock(), self._shard(commit.sid[:2])
+        packed = shard.snapshot(commit.sid, now)
+        if packed is not None:
+            return CommitReply("conflict", commit.sid, now, packed=packed)
+        shard.snapshots[commit.sid] = header
+        shard.lapses.set(commit.sid, max(now + 1, deadlines_of(header)[1] + KEPT_PAST_ABSOLUTE_MS))
+        reply = await self.commit(commit)
+        if reply.status != "ok":
+            shard.lapses.remove(commit.sid)
+            del shard.snapshots[commit.sid]
+        return reply
+
+    async def deadline(self, sid: str) -> int | None:
+        return self._shard(sid[:2]).expiry.at(sid)
+
     async def counters(self, shard: str) -> Counters:
         home = self._shard(shard)
         first = home.log[0].id if home.log else START.id

@@ -219,6 +219,12 @@ class SnapshotStore:
     async def counters(self, shard: str) -> Counters:
         _without_log("looking at the log")
 
+    async def restore(self, commit: Commit, header: bytes) -> CommitReply:
+        _without_log("rebuilding a session")
+
+    async def deadline(self, sid: str) -> int | None:
+        _without_log("the index of deadlines")
+
     async def snapshots(self, cursor: int, count: int) -> tuple[int, Sequence[tuple[str, bytes]]]:
         _without_log("listing sessions")
 

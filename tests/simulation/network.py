@@ -254,6 +254,12 @@ class Link:
     async def lines(self, shard: str, after: StreamId, count: int) -> Sequence[Line]:
         return await self._one(lambda: self._network.primary.lines(shard, after, count))
 
+    async def restore(self, commit: Commit, header: bytes) -> CommitReply:
+        return await self._one(lambda: self._network.primary.restore(commit, header))
+
+    async def deadline(self, sid: str) -> int | None:
+        return await self._one(lambda: self._network.primary.deadline(sid))
+
     async def counters(self, shard: str) -> Counters:
         return await self._one(lambda: self._network.primary.counters(shard))
 

@@ -18,6 +18,7 @@ from evsession.codec import (
     lifetime,
     pack_body,
     pack_event,
+    pack_header,
     pack_prefix,
     redacted_body,
     status_of,
@@ -353,3 +354,9 @@ def test_an_event_says_its_version_once_there_are_older_ones() -> None:
     assert unpack_event("authenticated", raw, STEPS) == event
     assert b'"v"' not in pack_event(event, KEYS.redact, SID, 1)
     assert set(UPCASTERS) <= {"created", "updated", "authenticated", "renewed", "ended"}
+
+
+@pytest.mark.parametrize("packed", [PLAIN, SECRET, ENDED])
+def test_a_header_is_packed_as_the_server_wrote_it(packed: bytes) -> None:
+    """To the byte."""
+    assert pack_header(unpack(SID, packed)) == packed[:HEADER_LENGTH]

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from evsession.config import DEFAULT_REDACT
-from evsession.redaction import PREFIX, Redactor, digest, redact, redact_snapshot
+from evsession.events import Changes
+from evsession.redaction import PREFIX, Redactor, digest, redact, redact_snapshot, without
 from evsession.state import Snapshot
 
 KEY = b"k" * 32
@@ -126,3 +127,19 @@ def test_a_digest_says_what_it_is_and_not_what_it_was() -> None:
     assert len(text) == len(PREFIX) + 32
     assert text != digest(b"o" * 32, "s", 1, "/pin", "1234")
     assert "1234" not in text
+
+
+def test_what_is_known_as_a_digest_only_can_be_removed() -> None:
+    """At every depth, and nothing beside it; the data that was given is untouched."""
+    data = {
+        "token": "t",
+        "bank": {"iban": "x", "name": "y"},
+        "list": [{"pin": 1, "k": 2}],
+        "a/b~": {"secret": 1},
+        "n": 1,
+    }
+    marks = dict.fromkeys(("/token", "/bank/iban", "/list/0/pin", "/a~1b~0/secret"), 1)
+    changes = without(data, marks)
+    assert changes == Changes(set_={"bank": {"name": "y"}, "list": [{"k": 2}], "a/b~": {}}, unset=("token",))
+    assert data["bank"] == {"iban": "x", "name": "y"}
+    assert without(data, {}) == Changes()

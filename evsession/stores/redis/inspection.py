@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from evsession.store import Counters
+from evsession.store import Commit, CommitReply, Counters
 from evsession.stores.redis.keys import Keys
 from evsession.stores.redis.link import Link
-from evsession.stores.redis.scripts import COUNT
+from evsession.stores.redis.scripts import COUNT, RESTORE
 from evsession.wire import START, Line, Position, StreamId, id_text, parse_id
 
 FIELDS: Final = [b"t", b"s", b"n", b"p", b"i", b"o", b"a", b"c", b"d", b"k", b"m"]
@@ -52,6 +52,24 @@ def _pairs(flat: list[Any]) -> Iterator[tuple[bytes, Any]]:
 
 def _id_of(entry: list[Any] | None) -> StreamId:
     return parse_id(entry[0]) if entry else START.id
+
+
+async def restore(link: Link, keys: Keys, commit: Commit, header: bytes, ttls: tuple[int, int]) -> CommitReply:
+    """Append an event to a session whose snapshot was lost."""
+    touched = (keys.log, keys.expiry, keys.end, keys.birth, keys.ended, keys.snapshot(commit.sid))
+    status, _, now, id_, tail, packed = await link.run(
+        RESTORE, touched,
+        commit.sid, commit.expected, commit.event_id, commit.first_version, commit.prefix, commit.body, commit.idle,
+        commit.absolute, commit.type, commit.condition, commit.actor, commit.context, commit.data, commit.worker_time,
+        commit.notice, keys.channel, b"PUBLISH", *ttls, header,
+    )  # fmt: skip
+    return CommitReply(status.decode(), commit.sid, now, parse_id(id_) if id_ else None, tail, packed)
+
+
+async def deadline(link: Link, keys: Keys, sid: str) -> int | None:
+    """Return a session's next deadline from the expiry index."""
+    score = await link.call(b"ZSCORE", keys.expiry, sid)
+    return None if score is None else int(float(score))
 
 
 async def snapshots(link: Link, namespace: str, cursor: int, count: int) -> tuple[int, Sequence[tuple[str, bytes]]]:

@@ -12,9 +12,12 @@ class Script:
 
     __slots__ = ("digest", "name", "source")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, append: Script | None = None) -> None:
+        """Take the script's name, and the script that it calls as `append`, if it does."""
         self.name = name
         self.source = _without_comments((files(f"{__package__}.lua") / f"{name}.lua").read_text())
+        if append is not None:
+            self.source = b"local function append()\n%b\nend\n%b" % (append.source, self.source)
         self.digest = sha1(self.source, usedforsecurity=False).hexdigest().encode()
 
 
@@ -62,6 +65,7 @@ HEARTBEAT: Final = Script("heartbeat")
 LEAVE: Final = Script("leave")
 MEMBERS: Final = Script("members")
 PRUNE: Final = Script("prune")
+RESTORE: Final = Script("restore", append=COMMIT)
 SETTLE: Final = Script("settle")
 TAKE: Final = Script("take")
 TOUCH: Final = Script("touch")

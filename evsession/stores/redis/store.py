@@ -239,6 +239,13 @@ class RedisStore:
     async def lines(self, shard: str, after: StreamId, count: int) -> Sequence[Line]:
         return await inspection.lines(self._connected(), self.keys(shard), after, count)
 
+    async def restore(self, commit: Commit, header: bytes) -> CommitReply:
+        ttls = (ENDED_KEPT_MS, KEPT_PAST_ABSOLUTE_MS)
+        return await inspection.restore(self._connected(), self.keys(commit.sid[:2]), commit, header, ttls)
+
+    async def deadline(self, sid: str) -> int | None:
+        return await inspection.deadline(self._connected(), self.keys(sid[:2]), sid)
+
     async def counters(self, shard: str) -> Counters:
         return await inspection.counters(self._connected(), self.keys(shard))
 
