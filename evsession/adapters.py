@@ -45,6 +45,9 @@ class Adapter(Protocol):
             Misfit: a field holds what has no JSON form.
         """
 
+    def builtins(self, model: Any) -> dict[str, Any]:
+        """Return the fields of an object that can be dumped, as JSON has them, each number as it is."""
+
     def assign(self, model: Any, newer: Any) -> None:
         """Give an object the fields of another one, also if the class is frozen."""
 
@@ -104,6 +107,7 @@ class _Pydantic:
             _check_readable(type_.__name__, dumps(adapter.json_schema(mode="serialization")))
         self._validate = adapter.validator.validate_json
         self._write = adapter.serializer.to_json
+        self._simplify = adapter.serializer.to_python
         self._names = names
         self._values = _values_of(names)
         self._is_open = getattr(type_, "model_config", {}).get("extra") == "allow"
@@ -122,6 +126,10 @@ class _Pydantic:
             return self._write(model, by_alias=True, round_trip=True, warnings=False)
         except self._unwritable as error:
             raise _unwritable(self._names, lambda name: self._dump_field(model, name), self._unwritable) from error
+
+    def builtins(self, model: Any) -> dict[str, Any]:
+        fields: dict[str, Any] = self._simplify(model, mode="json", by_alias=True, round_trip=True, warnings=False)
+        return fields
 
     def _dump_field(self, model: Any, name: str) -> bytes:
         return self._write(model, include={name}, warnings=False)
@@ -162,6 +170,10 @@ class _Msgspec:
             return encode(model, order="deterministic")
         except self._unwritable as error:
             raise _unwritable(self._names, lambda name: encode(getattr(model, name)), self._unwritable) from error
+
+    def builtins(self, model: Any) -> dict[str, Any]:
+        fields: dict[str, Any] = self._msgspec.to_builtins(model, str_keys=True)
+        return fields
 
     def assign(self, model: Any, newer: Any) -> None:
         put = self._msgspec.structs.force_setattr if self._is_struct else object.__setattr__

@@ -11,15 +11,15 @@ from operator import is_
 from typing import Any
 
 from evsession.adapters import Misfit, adapter_of
-from evsession.canonical import dumps, loads
-from evsession.errors import SessionInvalid
+from evsession.canonical import dumps
+from evsession.errors import CodecError, SessionInvalid
 from evsession.state import diff
 
 
 class LiveModel:
     """One object, and where in the session it lives: the whole of it, or one key."""
 
-    __slots__ = ("_adapter", "_plain", "_raw", "_seen", "_written", "key", "model", "type")
+    __slots__ = ("_adapter", "_fields", "_next", "_next_fields", "_plain", "_raw", "_seen", "key", "model", "type")
 
     def __init__(self, type_: Any, key: str | None, raw: bytes) -> None:
         self.type = type_
@@ -36,30 +36,35 @@ class LiveModel:
         """
         self._raw = raw
         self._plain = self._adapter.plain(self.model)
-        self._seen = self._written = b"" if self._plain is not None else self._dump(self.model)
+        self._seen, self._fields = b"", dict[str, Any]()
+        if self._plain is None:
+            self._seen, self._fields = self._dump(self.model), self._adapter.builtins(self.model)
 
     def changes(self) -> tuple[dict[str, Any], tuple[str, ...]] | None:
-        """Return the fields to set and to unset since the last call, checked; None if the object is as it was.
+        """Return the fields to set and to unset since `written` was called, checked; None if there is no change.
 
         The value of a key is written as a whole, so all its fields are named. Of the whole session only those that
         changed are: others may be changing the rest.
 
         Raises:
-            SessionInvalid: the object does not fit its class any more; the next call says so again.
+            SessionInvalid: the object does not fit its class any more.
         """
         if self._is_untouched():
             return None
         if self._plain is not None:
             self._plain = None
-            self._seen = self._written = self._dump(self._load(self._raw))
-        now = self._dump(self.model)
-        if now == self._seen:
+            old = self._load(self._raw)
+            self._seen, self._fields = self._dump(old), self._adapter.builtins(old)
+        self._next = self._dump(self.model)
+        if self._next == self._seen:
             return None
-        written = self._dump(self._load(now))
-        before, after = loads(self._written), loads(written)
-        changed = diff(before, after)
-        self._seen, self._written = now, written
-        return (after if self.key is not None else dict(changed.set_)), changed.unset
+        self._next_fields = self._adapter.builtins(self._load(self._next))
+        set_, unset = _between(self._fields, self._next_fields)
+        return (self._next_fields if self.key is not None else set_), unset
+
+    def written(self) -> None:
+        """Learn that the changes stand in the session: they are none any more."""
+        self._seen, self._fields = self._next, self._next_fields
 
     def renew(self, raw: bytes, *, is_other: bool = False) -> bool:
         """Follow the session to a newer state; False if that does not fit the class.
@@ -105,6 +110,15 @@ class LiveModel:
     def _invalid(self, error: Misfit) -> SessionInvalid:
         inner = error.path if self.key is None or error.path.startswith("[") else f".{error.path}".rstrip(".")
         return SessionInvalid(self.type.__qualname__, f"{self.key or ''}{inner}", error.problem)
+
+
+def _between(before: dict[str, Any], after: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the fields to set and to unset; all, if one has no JSON form: the session names it when it is set."""
+    try:
+        changed = diff(before, after)
+    except CodecError:
+        return after, tuple(name for name in before if name not in after)
+    return dict(changed.set_), changed.unset
 
 
 def merged(before: object, set_: Mapping[str, Any], unset: Iterable[str]) -> dict[str, Any]:

@@ -214,12 +214,15 @@ class Session(dict[str, Any]):
         """Write into the dict what was changed in its objects."""
         for live in self._models:
             changes = live.changes()
-            if changes is not None and live.key is not None:
+            if changes is None:
+                continue
+            if live.key is not None:
                 self[live.key] = merged(dict.get(self, live.key), *changes)
-            elif changes is not None:
+            else:
                 self.update(changes[0])
                 for name in changes[1]:
                     self.pop(name, None)
+            live.written()
 
     def _gather_what_fits(self) -> None:
         """Do the same where nothing may be raised; `plan` will name what does not fit."""
@@ -348,7 +351,7 @@ class Session(dict[str, Any]):
             if self.modified or self._flat:
                 return self.modified
             return dumps(self) != self._raw
-        except (CodecError, SessionInvalid):
+        except (CodecError, SessionInvalid, InvalidUserId):
             return True  # `plan` will name the value
 
     def plan(self) -> Plan:

@@ -14,7 +14,7 @@ from pydantic_core import core_schema
 
 from evsession import adapters
 from evsession.config import SessionPolicy
-from evsession.errors import SessionInvalid, Unsupported
+from evsession.errors import CodecError, InvalidUserId, SessionInvalid, Unsupported
 from evsession.events import Changes
 from evsession.plan import Plan
 from evsession.session import Session
@@ -331,6 +331,36 @@ def test_an_equal_value_is_no_change(cart: Any) -> None:
     assert not session.might_differ()
     session.model(cart).total = 5
     assert not session.plan()
+
+
+@pytest.mark.parametrize("cart", CARTS)
+@pytest.mark.parametrize("key", [None, "cart"])
+def test_what_the_session_refuses_is_refused_each_time(cart: Any, key: str | None) -> None:
+    """What fits the class and not the session: a number over 64 bits is no other number."""
+    session = begun({"total": 5, "cart": {"total": 5}})
+    session.model(cart, key).coupon = "ten"
+    session.model(cart, key).total = 2**70 + 1
+    for _ in range(2):
+        assert session.might_differ()
+        with pytest.raises(CodecError, match="64 bit") as refused:
+            session.plan()
+        assert refused.value.key == ("total" if key is None else "cart.total")
+    session.model(cart, key).total = 6
+    assert session.plan()
+
+
+def test_a_user_that_cannot_be_one_is_refused_each_time() -> None:
+    """As at `session[key] = value`."""
+
+    class Visitor(pydantic.BaseModel):
+        user_id: str | None = None
+
+    session = begun({})
+    session.model(Visitor).user_id = ""
+    for _ in range(2):
+        assert session.might_differ()
+        with pytest.raises(InvalidUserId):
+            session.plan()
 
 
 def test_what_is_stored_is_what_the_class_makes_of_it() -> None:
