@@ -12,7 +12,6 @@ from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from operator import attrgetter
-from types import NoneType
 from typing import Any, Final, Protocol
 
 from evsession.canonical import dumps
@@ -20,9 +19,6 @@ from evsession.errors import Unsupported
 
 _MAX_CLASSES: Final = 256
 """Classes whose adapters are kept: more than an application writes down."""
-
-_PLAIN: Final = frozenset((str, int, float, bool, NoneType))
-"""Types whose values never change in place."""
 
 _AT: Final = re.compile(r"(.*) - at `\$\.?(.*)`", re.DOTALL)
 _MISSING: Final = re.compile(r"Object missing required field `(.*)`")
@@ -51,8 +47,11 @@ class Adapter(Protocol):
     def assign(self, model: Any, newer: Any) -> None:
         """Give an object the fields of another one, also if the class is frozen."""
 
-    def plain(self, model: Any) -> tuple[Any, ...] | None:
-        """Return the values of all fields if none can change in place, else None."""
+    values: Callable[[Any], tuple[Any, ...]]
+    """Returns the values of all fields that the class names."""
+
+    is_open: bool
+    """Whether its objects have further fields."""
 
 
 class Misfit(Exception):
@@ -109,8 +108,8 @@ class _Pydantic:
         self._write = adapter.serializer.to_json
         self._simplify = adapter.serializer.to_python
         self._names = names
-        self._values = _values_of(names)
-        self._is_open = getattr(type_, "model_config", {}).get("extra") == "allow"
+        self.values = _values_of(names)
+        self.is_open = getattr(type_, "model_config", {}).get("extra") == "allow"
         self._invalid = ValidationError
         self._unwritable = PydanticSerializationError
 
@@ -141,9 +140,6 @@ class _Pydantic:
             if hasattr(newer, name):
                 object.__setattr__(model, name, getattr(newer, name))
 
-    def plain(self, model: Any) -> tuple[Any, ...] | None:
-        return None if self._is_open else _plain(self._values(model))
-
 
 class _Msgspec:
     """Structs of msgspec, and dataclasses where there is no Pydantic."""
@@ -154,8 +150,9 @@ class _Msgspec:
         self._msgspec = msgspec
         self._decoder = msgspec.json.Decoder(type_)
         self._names = names
-        self._values = _values_of(names)
+        self.values = _values_of(names)
         self._unwritable = (TypeError, ValueError, msgspec.MsgspecError)
+        self.is_open = False
         self._is_struct = hasattr(type_, "__struct_fields__")
 
     def load(self, raw: bytes) -> Any:
@@ -180,9 +177,6 @@ class _Msgspec:
         for name in self._names:
             put(model, name, getattr(newer, name))
 
-    def plain(self, model: Any) -> tuple[Any, ...] | None:
-        return _plain(self._values(model))
-
 
 def _check_readable(name: str, schema: bytes) -> None:
     """Raise for fields such as `SecretStr`, whose JSON is a row of stars: a change of one would be lost in silence."""
@@ -196,10 +190,6 @@ def _values_of(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
     if len(names) > 1:
         return attrgetter(*names)
     return lambda model: tuple(getattr(model, name) for name in names)
-
-
-def _plain(values: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    return values if _PLAIN.issuperset(map(type, values)) else None
 
 
 def _unwritable(names: Iterable[str], dump: Callable[[str], object], errors: Any) -> Misfit:

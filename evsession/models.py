@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from operator import is_
-from typing import Any
+from types import NoneType
+from typing import Any, Final
 
 from evsession.adapters import Misfit, adapter_of
 from evsession.canonical import dumps
 from evsession.errors import CodecError, SessionInvalid
 from evsession.state import diff
+
+_PLAIN: Final = frozenset((str, int, float, bool, NoneType))
+"""Types whose values never change in place."""
 
 
 class LiveModel:
@@ -35,10 +39,13 @@ class LiveModel:
         JSON, which is half of what a typed session costs (measured).
         """
         self._raw = raw
-        self._plain = self._adapter.plain(self.model)
-        self._seen, self._fields = b"", dict[str, Any]()
-        if self._plain is None:
-            self._seen, self._fields = self._dump(self.model), self._adapter.builtins(self.model)
+        adapter, model = self._adapter, self.model
+        values = adapter.values(model)
+        if _PLAIN.issuperset(map(type, values)) and not adapter.is_open:
+            self._plain: tuple[Any, ...] | None = values
+        else:
+            self._plain = None
+            self._seen, self._fields = self._dump(model), adapter.builtins(model)
 
     def changes(self) -> tuple[dict[str, Any], tuple[str, ...]] | None:
         """Return the fields to set and to unset since `written` was called, checked; None if there is no change.
@@ -49,9 +56,9 @@ class LiveModel:
         Raises:
             SessionInvalid: the object does not fit its class any more.
         """
-        if self._is_untouched():
-            return None
         if self._plain is not None:
+            if self._is_untouched():
+                return None
             self._plain = None
             old = self._load(self._raw)
             self._seen, self._fields = self._dump(old), self._adapter.builtins(old)
@@ -60,6 +67,9 @@ class LiveModel:
             return None
         self._next_fields = self._adapter.builtins(self._load(self._next))
         set_, unset = _between(self._fields, self._next_fields)
+        if not set_ and not unset:  # such as another order of keys
+            self.written()
+            return None
         return (self._next_fields if self.key is not None else set_), unset
 
     def written(self) -> None:
@@ -82,10 +92,7 @@ class LiveModel:
         return True
 
     def _is_untouched(self) -> bool:
-        if self._plain is None:
-            return False
-        now = self._adapter.plain(self.model)
-        return now is not None and all(map(is_, now, self._plain))
+        return self._plain is not None and all(map(is_, self._adapter.values(self.model), self._plain))
 
     def _is_changed(self) -> bool:
         if self._plain is not None:

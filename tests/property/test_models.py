@@ -70,6 +70,7 @@ def _by_dict(data: dict[str, Any], changes: dict[str, Any]) -> Session:
 
 
 @given(classes, st.fixed_dictionaries(VALUES), some)
+@example(Model, {"inner": {"a": 1, "b": 2}}, {"inner": {"b": 2, "a": 1}})
 @example(Model, {"flag": True, "number": 1}, {"flag": True, "number": 1})
 def test_fields_are_keys(class_: Any, data: dict[str, Any], changes: dict[str, Any]) -> None:
     """What is to be committed does not tell which of both was changed."""
