@@ -76,12 +76,11 @@ async def line(app: ASGIApp, scope: Scope) -> AsyncIterator[Line]:
             one.error = error
         one.is_over = True
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run)
-        yield one
-        tasks.cancel_scope.cancel()
-    to_app.close()
-    from_client.close()
+    with to_app, from_client:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+            yield one
+            tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager

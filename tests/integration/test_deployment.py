@@ -118,9 +118,9 @@ class Deployment:
 
 
 @contextmanager
-def deployed(folder: Path, server: Server, *command: str) -> Iterator[Deployment]:
+def deployed(folder: Path, server: Server, *command: str, app: str = APP) -> Iterator[Deployment]:
     """Run a server program on the application, with warnings as errors; afterwards it must have nothing to say."""
-    (folder / "shop.py").write_text(APP)
+    (folder / "shop.py").write_text(app)
     errors = folder / "errors.txt"
     environment = {
         **os.environ,

@@ -21,6 +21,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from evsession import (
     ConnectionClosed,
     CookiePolicy,
+    MemoryStore,
     Session,
     SessionManager,
     SessionMiddleware,
@@ -243,6 +244,22 @@ async def test_a_deadline_is_only_a_lower_bound(manager: SessionManager) -> None
         await until(lambda: one.texts == ["hello"], "it echoes")
         await one.over()
         assert one.last["reason"] == "idle"
+
+
+async def test_what_a_failover_lost_is_asked_about(manager: SessionManager) -> None:
+    """A socket whose session is still there stays; one whose session is gone with the history that had it closes."""
+    browser = await signed_in(manager)
+    sid, store = browser.session_id, manager.worker.store
+    assert isinstance(store, MemoryStore)
+    async with socket(manager, browser, echo) as one:
+        await one.accepted()
+        manager.worker.connections.on_lost(sid)
+        await one.say("hello")
+        await until(lambda: one.texts == ["hello"], "it echoes")
+        store._shard(sid[:2]).lapses.set(sid, 0)
+        manager.worker.connections.on_lost(sid)
+        await one.over()
+        assert (one.error, one.last["code"]) == (None, 4401)
 
 
 # ── event streams ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -331,6 +331,27 @@ async def test_a_worker_that_stays_without_a_lease_closes(server: Server) -> Non
     assert told == []
 
 
+async def test_a_body_that_arrives_while_nothing_can_be_proved_is_refused(server: Server) -> None:
+    """Requests are not held back: this one is answered as one that begins now."""
+    seen: list[bytes] = []
+
+    async def app(scope: Scope, receive: Any, send: Any) -> None:
+        seen.append(await Request(scope, receive).body())
+        await JSONResponse("done")(scope, receive, send)
+
+    async with behind_a_proxy(server, "keep", 30) as (one, two, proxy):
+        ann = await signed_in(one)
+        async with line(SessionMiddleware(app, two), ann.scope("/", method="POST")) as mine:
+            await until(lambda: two.stats().open == 1, "the body is awaited")
+            proxy.pause()
+            await revoke(one, ann)
+            await until(lambda: without_lease(two), "the lease is over")
+            await mine.say({"type": "http.request", "body": b"x"})
+            await mine.over()
+            assert (seen, mine.sent[0]["status"]) == ([], 503)
+        proxy.resume()
+
+
 async def test_a_worker_may_keep_what_it_cannot_prove(server: Server) -> None:
     """Held back for as long as it takes."""
     async with behind_a_proxy(server, "keep", 0) as (one, two, proxy):
