@@ -93,11 +93,13 @@ class Session(session.Session):
             dict.clear(self)
 
     def plan(self) -> Plan:
-        """Return what is to be committed; a session from which the last key went is at its end, as its cookie is."""
-        plan = super().plan()
-        if self or not self.modified or self.base is None or plan.end is not None or plan.login is not None:
+        """Return what is to be committed; a session from which the last key went is at its end, as its cookie is.
+
+        Unless somebody was signed in by `login`: then it holds more than its keys.
+        """
+        plan, before = super().plan(), None if self.base is None else self.base.snapshot
+        if self or before is None or not before.data or plan.end is not None or plan.login is not None:
             return plan
-        before = self.base.snapshot
         by_login = before.user_id is not None and not before.detected
         return plan if by_login else Plan(end="logout", begins=True)
 

@@ -237,6 +237,16 @@ async def test_what_is_no_snapshot_is_refused(store: Store, service: Service, fo
         await store.fill(sid)
 
 
+async def test_a_header_that_was_cut_is_refused(store: Store, service: Service) -> None:
+    """Although everything that is read of it is there."""
+    state = await story(store, [created(a=1)])
+    found = json.loads(service.kept[digest_of(state.sid)])
+    found["header"] = found["header"][:-4]
+    service.kept[digest_of(state.sid)] = json.dumps(found)
+    with pytest.raises(CorruptSnapshot):
+        await store.fill(state.sid)
+
+
 async def test_an_answer_for_another_session_is_refused(service: Service) -> None:
     """A backend that mixes up its replies hands nobody a stranger's session: the head covers the id."""
     manager = SessionManager(SnapshotStore(service), secret_key=KEY)
@@ -270,6 +280,17 @@ async def test_whatever_a_backend_raises_is_an_outage(
             await store.commit(commit_of(state, updated(a=1))[0])
         assert raised.value.outcome_unknown is is_unknown
     assert "Traceback" in caplog.text
+
+
+async def test_an_error_of_ours_is_passed_on(store: Store, service: Service) -> None:
+    """A backend that cannot do something may say so in our words."""
+
+    async def before(_: str) -> None:
+        raise Unsupported("this", "do that")
+
+    service.before = before
+    with pytest.raises(Unsupported, match="do that"):
+        await store.fill(begin().sid)
 
 
 async def test_a_backend_gets_as_long_as_a_command(service: Service) -> None:

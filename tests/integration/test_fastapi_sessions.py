@@ -119,7 +119,10 @@ def app_with(*middlewares: tuple[Any, dict[str, Any]]) -> Starlette:
     return app
 
 
-SESSIONS: tuple[Any, dict[str, Any]] = (SessionMiddleware, {"secret_key": b"key", "cookie_https_only": False})
+SESSIONS: tuple[Any, dict[str, Any]] = (
+    SessionMiddleware,
+    {"secret_key": b"key", "cookie_name": "my_app_session", "cookie_https_only": False},
+)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +140,10 @@ SESSIONS: tuple[Any, dict[str, Any]] = (SessionMiddleware, {"secret_key": b"key"
 def test_every_way_to_write_it_counts(middlewares: list[Any]) -> None:
     """In memory, over plain http, with either class or both, in any order."""
     client = TestClient(app_with(*middlewares))
-    assert [client.get("/").json() for _ in range(3)] == [1, 2, 3]
+    (cookie,) = client.get("/").headers.get_list("set-cookie")
+    name = "my_app_session" if any(kind is SessionMiddleware for kind, _ in middlewares) else "session"
+    assert cookie.startswith(f"{name}="), "of the two, SessionMiddleware counts"
+    assert [client.get("/").json() for _ in range(2)] == [2, 3]
 
 
 def test_a_memory_that_is_shared_by_hand_is_one() -> None:
@@ -147,6 +153,16 @@ def test_a_memory_that_is_shared_by_hand_is_one() -> None:
     assert one.get("/").json() == 1
     two.cookies = one.cookies
     assert two.get("/").json() == 2
+
+
+def test_one_memory_under_two_secrets_is_refused() -> None:
+    """Within each other they would overwrite each other's cookie."""
+    options = {"backend": InMemoryBackend(), "cookie_https_only": False}
+    app = app_with(
+        (SessionMiddleware, options | {"secret_key": "a"}), (SessionMiddleware, options | {"secret_key": "b"})
+    )
+    with pytest.raises(ConfigError):
+        TestClient(app).get("/")
 
 
 @pytest.mark.parametrize(

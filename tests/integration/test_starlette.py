@@ -265,6 +265,17 @@ def test_only_what_is_written_keeps_a_session_alive(clock: Clock) -> None:
     assert client.get("/read").json() == {}
 
 
+def test_where_no_request_keeps_it_alive_none_looks_at_it_again() -> None:
+    """A cached read then takes the short way for ever."""
+    middleware = SessionMiddleware(Starlette(routes=ROUTES), "example")
+    client = TestClient(middleware)
+    client.post("/update", json={"a": 1})
+    client.get("/read")
+    cached = middleware.manager.worker.cache.newest(client.cookies["session"][:24])
+    assert cached is not None
+    assert cached.touch_at == float("inf")
+
+
 def test_without_max_age_a_session_lives_as_long_as_it_is_used(clock: Clock) -> None:
     """The server forgets it two weeks after the last request; Starlette, which keeps none, never does."""
     client = TestClient(app_of(max_age=None))
@@ -361,6 +372,41 @@ def test_what_a_handler_gets_is_a_session() -> None:
     assert client.get("/").json() is True
     assert "set-cookie" not in client.get("/read").headers, "signed in, and empty: that is not at its end"
     assert client.get("/").json() is False
+
+
+def test_who_is_signed_in_stays_so_without_data() -> None:
+    """The last key may go: the session holds a user."""
+
+    async def act(request: Request) -> Response:
+        session = session_of(request)
+        if request.query_params.get("do") == "login":
+            session.login("ada")
+            session["a"] = 1
+        if request.query_params.get("do") == "pop":
+            session.pop("a")
+        return JSONResponse(session.info.user_id)
+
+    app = Starlette(routes=[Route("/", act)])
+    app.add_middleware(SessionMiddleware, secret_key="example")
+    client = TestClient(app)
+    client.get("/?do=login")
+    client.get("/?do=pop")
+    assert client.get("/").json() == "ada"
+
+
+async def test_a_session_that_was_empty_may_be_rotated() -> None:
+    """Only one that was emptied is at its end."""
+
+    async def act(request: Request) -> Response:
+        session_of(request).rotate()
+        return JSONResponse(session_of(request).info.id)
+
+    manager = in_memory(cookie=CookiePolicy.for_localhost())
+    app = Starlette(routes=[Route("/", act)])
+    app.add_middleware(SessionMiddleware, manager=manager)
+    made = await manager.create()
+    assert TestClient(app, cookies={"session": made.token.value}).get("/").json() == made.id
+    assert await types_of(manager, made.id) == ["created", "renewed"]
 
 
 # ── places ───────────────────────────────────────────────────────────────────────────────────────────────────────────

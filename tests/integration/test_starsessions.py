@@ -327,14 +327,14 @@ def test_a_read_writes_nothing(library: Any, kind: type[Counting], writes: int) 
 @pytest.mark.parametrize("own_encoder", [False, True])
 def test_concurrent_changes_of_different_keys_both_count(own_encoder: bool) -> None:
     """There, the one that answers last wins; here also with a serializer, and after a save in between."""
-    for library, theirs_too in ((theirs, {}), (ours, {"inner": 1})):
+    for library, theirs_too in ((theirs, {}), (ours, {"inner": 1, "n": 5})):
         program = Program(library)
 
         async def nest(request: Request, program: Program = program) -> Response:
             session = await program._loaded(request)
             session["outer"] = 1
             inner = TestClient(request.app, cookies=dict(request.cookies))
-            await anyio.to_thread.run_sync(lambda: inner.post("/update", json={"inner": 1}))
+            await anyio.to_thread.run_sync(lambda: inner.post("/update", json={"inner": 1, "n": 5}))
             await program.library.get_session_handler(request).save(60)
             session["later"] = 1
             return JSONResponse("ok")
@@ -429,9 +429,50 @@ def test_a_rolling_lifetime_counts_from_the_last_use(clock: Clock) -> None:
     for _ in range(5):
         clock.advance(minutes=8)
         assert _age(client.get("/read")) == 600
+        clock.advance(seconds=30)
+        assert _age(client.get("/read")) == 600
         assert "set-cookie" not in client.get("/guarded").headers
     clock.advance(minutes=10)
     assert client.get("/read").json() == {}
+
+
+def test_rolling_without_a_lifetime_sets_no_cookie_by_itself(clock: Clock) -> None:
+    """There is no age that it could prolong."""
+    client = TestClient(Program(ours).app(rolling=True))
+    client.post("/update", json={"a": 1})
+    assert "set-cookie" not in client.get("/read").headers
+
+
+def test_a_session_tells_when_it_began(clock: Clock) -> None:
+    """By the store's clock, whenever it is asked."""
+
+    async def created(request: Request) -> Response:
+        await ours.load_session(request)
+        return JSONResponse(ours.get_session_metadata(request)["created"])
+
+    program = Program(ours)
+    program.routes.append(Route("/created", created))
+    client = TestClient(program.app())
+    client.post("/update", json={"a": 1})
+    began = clock.server() / 1000
+    clock.advance(minutes=4)
+    assert client.get("/created").json() == began
+
+
+def test_a_new_session_begins_under_the_id_that_was_named() -> None:
+    """Whoever regenerates before anything was saved gets the id that will be."""
+
+    async def begin(request: Request) -> Response:
+        await ours.load_session(request)
+        request.session["a"] = 1
+        named = ours.regenerate_session_id(request)
+        return JSONResponse([named, ours.get_session_id(request)])
+
+    program = Program(ours)
+    program.routes.append(Route("/begin", begin))
+    client = TestClient(program.app())
+    named = client.get("/begin").json()
+    assert named == [client.cookies["session"][:24]] * 2
 
 
 def test_without_a_lifetime_an_unused_session_is_kept_for_a_month(clock: Clock) -> None:
@@ -579,6 +620,17 @@ def test_a_client_says_where_its_server_is(url: str, expected: str) -> None:
     assert Address.parse(found) is not None
 
 
+def test_a_subclass_is_used_itself() -> None:
+    """Whoever overrides a method wants it called."""
+
+    class Noting(RedisStore):
+        pass
+
+    plain, own = RedisStore("redis://localhost"), Noting("redis://localhost")
+    homes = [SessionMiddleware(Starlette(), store, secret_key="k" * 32).manager.worker.store for store in (plain, own)]
+    assert [home.has_log for home in homes] == [True, False]
+
+
 def test_a_cluster_and_a_password_service_are_not_followed() -> None:
     """Their client is used itself."""
     assert url_of(Redis(credential_provider=UsernamePasswordCredentialProvider("a", "b"))) is None
@@ -612,6 +664,8 @@ def test_a_serializer_of_ones_own_keeps_what_json_has_not(library: Any) -> None:
     async def act(request: Request) -> Response:
         await library.load_session(request)
         session = request.session
+        session["seen"] = 1
+        await library.load_session(request)
         match request.query_params["do"]:
             case "set":
                 session.update(at=at, deep={"times": [at]}, gone=1)
@@ -628,7 +682,7 @@ def test_a_serializer_of_ones_own_keeps_what_json_has_not(library: Any) -> None:
     client.get("/?do=set")
     client.get("/?do=edit")
     times = [at, at + timedelta(days=1)]
-    assert client.get("/?do=look").json() == {"at": repr(at), "deep": repr({"times": times})}
+    assert client.get("/?do=look").json() == {"at": repr(at), "deep": repr({"times": times}), "seen": "1"}
 
 
 class Pickles(ours.Serializer):
