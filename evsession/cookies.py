@@ -40,7 +40,7 @@ def raw_value(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> Found:
 def _value(cookies: bytes, name: bytes, start: int) -> Found:
     """Read a name that stands there once and as browsers write it; leave everything else to the parser."""
     after = start + len(name)
-    if (start == 0 or cookies.startswith(b"; ", start - 2)) and cookies.startswith(b"=", after):
+    if (start == 0 or cookies[start - 2 : start] == b"; ") and cookies[after : after + 1] == b"=":
         end = cookies.find(b";", after)
         if end < 0:
             return cookies[after + 1 :].strip(b" \t")
@@ -118,16 +118,19 @@ def _attributes(policy: CookiePolicy) -> str:
 
 def append_vary(headers: Headers, fields: bytes = b"Cookie") -> None:
     """Add fields, such as ``Cookie, Authorization``, to ``Vary``, unless they are there already or ``*`` is."""
-    place, known = -1, set()
-    for index, (name, value) in enumerate(headers):
+    for name, _ in headers:
         if len(name) == 4 and name.lower() == b"vary":
-            known |= {field.strip(b" \t").lower() for field in value.split(b",")}
-            place = index
-    if place < 0:
-        headers.append((b"vary", fields))
-    elif b"*" not in known and (missing := [field for field in fields.split(b", ") if field.lower() not in known]):
-        name, value = headers[place]
-        headers[place] = (name, b", ".join([value, *missing] if value.strip(b" \t,") else missing))
+            _extend_vary(headers, fields)
+            return
+    headers.append((b"vary", fields))
+
+
+def _extend_vary(headers: Headers, fields: bytes) -> None:
+    places = [place for place, (name, _) in enumerate(headers) if name.lower() == b"vary"]
+    known = {field.strip(b" \t").lower() for place in places for field in headers[place][1].split(b",")}
+    if b"*" not in known and (missing := [field for field in fields.split(b", ") if field.lower() not in known]):
+        name, value = headers[places[-1]]
+        headers[places[-1]] = (name, b", ".join([value, *missing] if value.strip(b" \t,") else missing))
 
 
 def forbid_store(headers: Headers) -> None:
