@@ -86,7 +86,10 @@ class Drafter:
         values = changes.set_
         if any(isinstance(value, CONTAINERS) for value in values.values()):
             values = loads(dumps(values))
-        return Changes(set_=values, unset=changes.unset, redacted=self._redactor.paths(values))
+        redacted = self._redactor.paths(values)
+        if values is changes.set_ and not redacted:
+            return changes
+        return Changes(set_=values, unset=changes.unset, redacted=redacted)
 
     def draft(
         self,

@@ -96,18 +96,15 @@ class Exchange:
         ended, or with a secret that a login replaced, it is empty and dead: its writes are dropped, so that no answer
         to an old request can put its cookie in the place of a newer one.
         """
-        policy, new_session = self.manager.policy, self.new_session
-        ticket, cached = self.ticket, self.cached
-        if cached is None or ticket is None or cached.stored.snapshot.ended in DEADLINES:
+        policy, ticket, cached = self.manager.policy, self.ticket, self.cached
+        snapshot = None if cached is None else cached.stored.snapshot
+        if cached is None or ticket is None or snapshot is None or snapshot.ended in DEADLINES:
             self.ticket = None
-            session = new_session(policy)
+            session = self.new_session(policy)
+        elif cached.dead or snapshot.ended is not None or ticket.secret_hash not in snapshot.secrets:
+            session = self.new_session(policy, is_dead=True)
         else:
-            stored = cached.stored
-            snapshot = stored.snapshot
-            if cached.dead or snapshot.ended is not None or ticket.secret_hash not in snapshot.secrets:
-                session = new_session(policy, is_dead=True)
-            else:
-                session = new_session(policy, stored, cached.flat)
+            session = self.new_session(policy, cached.stored, cached.flat)
         session._binding = self
         session.stale = self.source == "stale"
         self.session = session

@@ -48,20 +48,18 @@ class Plan:
 
 def user_keys(policy: SessionPolicy) -> tuple[str, ...]:
     """Return the names of the keys that tell the user, for apps that never call `login`."""
-    match policy.user_key:
-        case str() as name:
-            return (name,)
-        case tuple() as names:
-            return names
-        case _:
-            return ()
+    key = policy.user_key
+    if isinstance(key, str):
+        return (key,)
+    return key if isinstance(key, tuple) else ()
 
 
 def names_user(policy: SessionPolicy, changes: Changes) -> bool:
     """Tell whether changes can make a difference to `detect`."""
     if callable(policy.user_key):
         return True
-    return any(key in changes.set_ or key in changes.unset for key in user_keys(policy))
+    keys = user_keys(policy)
+    return not (changes.set_.keys().isdisjoint(keys) and set(keys).isdisjoint(changes.unset))
 
 
 def detect(policy: SessionPolicy, data: Mapping[str, Any]) -> str | None:

@@ -6,14 +6,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import translate
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from evsession.canonical import dumps
 from evsession.events import Changes
 from evsession.keys import mac
 from evsession.state import Snapshot, diff
 
-PREFIX = "redacted:"
+PREFIX: Final = "redacted:"
+_CONTAINERS: Final = (dict, list, tuple)
+_MAPPINGS: Final = (dict, Mapping)  # in this order: to ask for a `Mapping` takes ten times as long
 
 
 class Redactor:
@@ -43,16 +45,15 @@ class Redactor:
         return tuple(self._walk("", data))
 
     def _walk(self, path: str, value: Mapping[str, Any] | list[Any] | tuple[Any, ...]) -> Iterator[str]:
-        if isinstance(value, Mapping):
+        if isinstance(value, _MAPPINGS):
             for name, member in value.items():
-                below = f"{path}/{_escape(name)}"
                 if self.hides(name):
-                    yield below
-                elif isinstance(member, dict | list | tuple):
-                    yield from self._walk(below, member)
+                    yield f"{path}/{_escape(name)}"
+                elif isinstance(member, _CONTAINERS):
+                    yield from self._walk(f"{path}/{_escape(name)}", member)
         else:
             for index, member in enumerate(value):
-                if isinstance(member, dict | list | tuple):
+                if isinstance(member, _CONTAINERS):
                     yield from self._walk(f"{path}/{index}", member)
 
 

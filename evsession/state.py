@@ -10,6 +10,8 @@ from evsession.canonical import same
 from evsession.events import Authenticated, Cause, Changes, Created, Ended, Event, Renewed, Updated
 
 _NOTHING: Final[Any] = object()
+_PLAIN: Final = frozenset((str, int, bool))
+"""Types whose values are equal exactly when their JSON is."""
 
 
 class Renewal(NamedTuple):
@@ -172,10 +174,14 @@ def rebase(changes: Changes, data: Mapping[str, Any]) -> Changes:
     )
 
 
+def _same(old: object, value: object) -> bool:
+    return old == value if type(old) is type(value) and type(old) in _PLAIN else same(old, value)
+
+
 def _news(data: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that the data has not; most are the very same objects, so that is asked first."""
     return {
         key: value
         for key, value in values.items()
-        if (old := data.get(key, _NOTHING)) is not value and (old is _NOTHING or not same(old, value))
+        if (old := data.get(key, _NOTHING)) is not value and (old is _NOTHING or not _same(old, value))
     }
