@@ -110,6 +110,7 @@ def test_every_page_can_be_reached() -> None:
         ("quickstart", "['tea', 'honey'] ['authenticated', 'updated', 'updated']"),
         ("bearer_api", "{'user': 'ada', 'notes': ['ada: hello']}\n401 Bearer"),
         ("typed_cart", "16.20\n{'theme': 'dark', 'currency': 'EUR'} [['cart'], ['cart'], ['theme']]"),
+        ("chat", "ada: hello\nada: hello\n4401 logout\nada has left\n['logout']"),
         ("plain_endpoints", "403 without the page's token\nada ['tea']\nmoved\nNone 401"),
     ],
 )
