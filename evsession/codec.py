@@ -64,6 +64,13 @@ def lifetime(stored: Stored) -> timedelta:
     return timedelta(milliseconds=max(1, stored.absolute_at - max(stored.created_at, stored.authenticated_at)))
 
 
+def idle_of(stored: Stored, usual: int) -> int:
+    """Return the idle timeout of a session in ms: the usual one, or all of its life if the login asked for that."""
+    if not stored.snapshot.remembered:
+        return usual
+    return max(usual, lifetime(stored) // timedelta(milliseconds=1))
+
+
 def pack_body(snapshot: Snapshot, data: bytes) -> bytes:
     """Return the JSON body of a snapshot whose data has the canonical JSON `data`."""
     if snapshot.ended is not None:

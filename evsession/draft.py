@@ -7,8 +7,8 @@ from typing import Final, NamedTuple
 
 from evsession.canonical import DataLimits, check_key, check_size, check_value, dumps, dumps_to_keep, loads
 from evsession.chain import FIRST, head_of, link_of
-from evsession.codec import Stored, pack_body, pack_event, pack_prefix, redacted_body, status_of, type_of
-from evsession.events import Changes, Ended, Event
+from evsession.codec import Stored, idle_of, pack_body, pack_event, pack_prefix, redacted_body, status_of, type_of
+from evsession.events import Authenticated, Changes, Ended, Event
 from evsession.keys import Keyring
 from evsession.redaction import Redactor
 from evsession.state import Snapshot, evolve, key_of
@@ -70,7 +70,7 @@ class Drafter:
         self._redactor = redactor
         self._limits = limits
         self.idle = idle
-        self._absolute = absolute
+        self.absolute = absolute
 
     def changes(self, changes: Changes) -> Changes:
         """Return changes that passed the limits, share no container with their origin, and know what is secret in them.
@@ -146,8 +146,8 @@ class Drafter:
             first_version=first_version,
             prefix=pack_prefix(self._audit_id, head, link, snapshot),
             body=body,
-            idle=self.idle,
-            absolute=absolute or (0 if base is not None else self._absolute),
+            idle=self._idle(base, event),
+            absolute=absolute or (0 if base is not None else self.absolute),
             type=type_,
             condition=condition,
             actor=actor,
@@ -158,6 +158,11 @@ class Drafter:
         )
         notice = Notice(START, START.id, sid, version, previous, head, link, event_id, key_id, type_, told)
         return Draft(commit, notice, snapshot, raw, head, link, self._audit_id)
+
+    def _idle(self, base: Stored | None, event: Event) -> int:
+        if isinstance(event, Authenticated):
+            return max(self.idle, event.remember)
+        return self.idle if base is None else idle_of(base, self.idle)
 
 
 def _sealed_anew(before: Snapshot, event: Event) -> Event:

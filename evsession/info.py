@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from evsession.codec import Stored
+from evsession.codec import Stored, idle_of
 from evsession.control import names_of
 from evsession.device import describe
 from evsession.events import Changes
@@ -71,7 +71,7 @@ def info_of(
         stale=stale,
         changes=changes or Changes(),
         facts=snapshot.facts,
-        last_seen=time_of(base.idle_at) - idle,
+        last_seen=time_of(base.idle_at - idle_of(base, idle // timedelta(milliseconds=1))),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 from evsession.archive import open_archive
 from evsession.audit import Audit
 from evsession.cache import TOUCHES, Cached, CacheStats
-from evsession.codec import Stored, lifetime
+from evsession.codec import Stored, idle_of, lifetime
 from evsession.config import AuditPolicy, CachePolicy, CookiePolicy, SessionPolicy, StorePolicy
 from evsession.connections import Connection
 from evsession.context import device_of
@@ -27,7 +27,7 @@ from evsession.store import Store
 from evsession.stores import open_store
 from evsession.stores.memory import MemoryStore
 from evsession.tokens import Purpose, Ticket, parse
-from evsession.worker import Counts, Worker, local_clock, milliseconds
+from evsession.worker import Counts, Worker, local_clock
 
 log = logging.getLogger("evsession.manager")
 
@@ -109,8 +109,10 @@ class SessionManager(Desk):
             audit or AuditPolicy(),
             cache or CachePolicy(),
         )
-        if policy.renew_after is not None or policy.max_sessions is not None:
-            raise Unsupported("renew_after= and max_sessions=", "leave both at None: this version has neither yet")
+        if policy.renew_after is not None:
+            raise Unsupported("renew_after=", "leave it at None: this version has no renewal yet")
+        if policy.max_sessions is not None and not home.has_log:
+            raise Unsupported("max_sessions= on a snapshot backend", "give the sessions a server, url='redis://…'")
         keys = Keyring(secret_key, namespace=namespace, audit_key=audit.key)
         worker = Worker(
             home,
@@ -130,7 +132,6 @@ class SessionManager(Desk):
         self.allowed_origins = tuple(allowed_origins)
         self.renderer = CookieRenderer(self.cookie)
         self.cookie_name = self.cookie.name.encode()
-        self.absolute_ms = milliseconds(self.policy.absolute_timeout.total_seconds())
         self.audit = Audit(self.worker)
         if audit.archive is not None:
             self.audit.archive = open_archive(audit.archive, namespace)
@@ -304,7 +305,8 @@ class SessionManager(Desk):
         """Move the idle deadline of a session that was used, by the request that `scope` is of."""
         worker = self.worker
         sent_at = self.clock()
-        reply = await worker.store.touch(used.sid, worker.idle_ms)
+        idle = idle_of(used.stored, worker.idle_ms) if isinstance(used, Cached) else worker.idle_ms
+        reply = await worker.store.touch(used.sid, idle)
         worker.counts.touches += 1
         if reply.deadlines is not None:
             used.deadline = max(used.deadline, sent_at + (min(reply.deadlines) - reply.now) / 1000)
@@ -316,7 +318,8 @@ class SessionManager(Desk):
         if is_passive:
             return
         now, idle = self.clock(), self.worker.idle_ms / 1000
-        is_fresh = cached.touch_at == 0.0 and cached.deadline - now > idle - idle / TOUCHES
+        lasts = idle_of(cached.stored, self.worker.idle_ms) / 1000
+        is_fresh = cached.touch_at == 0.0 and cached.deadline - now > lasts - idle / TOUCHES
         cached.touch_at = now + idle / TOUCHES
         if not (is_fresh or cached.dead or cached.stored.snapshot.ended is not None):
             self.worker.spawn_or_run(self._touch_quietly(cached, scope))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from evsession.config import SessionPolicy
@@ -13,13 +14,17 @@ from evsession.tokens import Purpose, normalise_user_id
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """What `login` was called with; `detected` when only the data told, `transport` None for that of the request."""
+    """What `login` was called with; `detected` when only the data told, `transport` None for that of the request.
+
+    `remember` is the time to the absolute deadline, None for the policy's.
+    """
 
     user_id: str
     names: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     actor: Actor | None = None
     detected: bool = False
+    remember: timedelta | None = None
     transport: Purpose | None = None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, cast
 
 from evsession.canonical import check_key, check_scalar, check_value, dumps, loads
@@ -25,6 +26,10 @@ M = TypeVar("M")
 
 _NOTHING: Final[Mapping[str, Any]] = {}
 _CONTAINERS: Final = (dict, list, tuple)
+
+
+LONGEST_REMEMBERED: Final = timedelta(days=400)
+"""Browsers keep no cookie for longer.  Source: RFC 6265bis, 5.5."""
 
 
 class Binding(Protocol):
@@ -242,21 +247,26 @@ class Session(dict[str, Any]):
         *,
         names: Mapping[str, str] | None = None,
         facts: Mapping[str, Any] | None = None,
+        remember: timedelta | None = None,
         actor: Actor | None = None,
         transport: Purpose | None = None,
     ) -> None:
         """Sign a user in: the secret is replaced, the old one dead at once; committed with the response.
 
         `user_id` is a str, int or UUID. `names` are further names the session can be revoked by, such as
-        ``{"tenant": "acme"}``. If another user was signed in, that session ends and a new one begins with only what
-        this request sets. `transport` says how the client gets its token: as this request came, by default.
+        ``{"tenant": "acme"}``. `remember` keeps the user signed in for so long, used or not, at most 400 days, and the
+        cookie in the browser when that is closed. If another user was signed in, that session ends and a new one begins
+        with only what this request sets. `transport` says how the client gets its token; by default as this request's
+        came.
 
         Raises:
             InvalidUserId: it cannot identify a user; nothing was changed.
             ResponseStarted: it is too late for a cookie; nothing was changed.
             Unsupported: the manager takes no tokens of this transport; nothing was changed.
+            ValueError: `remember` is out of its range; nothing was changed.
         """
         user = normalise_user_id(user_id)
+        _check_remember(remember)
         self._bound("login").needs_cookie("login")
         if transport is not None:
             self._bound("login").check_transport(transport)
@@ -266,7 +276,9 @@ class Session(dict[str, Any]):
             self._renew_models(is_other=True)
         elif self._base is not None and self._ends is None and self._base.snapshot.user_id not in (None, user):
             self._switch()
-        self._login = Login(user_id=user, names=named, facts=dict(facts or {}), actor=actor, transport=transport)
+        self._login = Login(
+            user_id=user, names=named, facts=dict(facts or {}), remember=remember, actor=actor, transport=transport
+        )
         self.mark_modified()
 
     def _switch(self) -> None:
@@ -455,3 +467,9 @@ class Session(dict[str, Any]):
         return replace(
             info_of(self._base, idle=self._policy.idle_timeout, stale=self.stale, changes=changes), source=source
         )
+
+
+def _check_remember(remember: timedelta | None) -> None:
+    if remember is not None and not timedelta(seconds=1) <= remember <= LONGEST_REMEMBERED:
+        msg = f"remember={remember} is out of range; pass a timedelta of a second to {LONGEST_REMEMBERED.days} days"
+        raise ValueError(msg)

@@ -64,17 +64,19 @@ class Users(NamedTuple):
 
 @dataclass(slots=True)
 class Entrance:
-    """What a login asks of the index of its user: to be in it before it is committed, for `keep` ms at least.
+    """What a login asks of its user's index: for the session to be in it before the commit, for `keep` ms at least.
 
     `device` is what `device.pack` wrote. With `counts` the session enters once more right after the commit, and `found`
-    is the index as it was then.
+    is the index as it was then. `in_doubt` says that the session may have been missing before the commit.
     """
 
     user: str
+    sid: str
     keep: int
     device: bytes = b""
     counts: bool = False
     found: Indexed | None = None
+    in_doubt: bool = False
 
 
 class Commit(NamedTuple):
@@ -110,7 +112,7 @@ class CommitReply(NamedTuple):
 
     `ok` carries the new stream id and the `tail` of the header, which the store wrote, or, when the event was found to
     have happened already, the whole snapshot as it is now. `conflict`, `ended` and `alive` carry the current snapshot.
-    `found` is the index of an entrance that counts, as it was after the commit.
+    `found` is the index of an entrance that counts, as it was after the commit; its `was_there` is of before.
     """
 
     status: CommitStatus
@@ -206,6 +208,9 @@ class Store(Protocol):
 
     async def claim(self, fields: Mapping[str, str]) -> Mapping[str, str]:
         """Set the fields of `{ns:meta}` that are not there yet, and return all of them as they stand."""
+
+    async def raise_to(self, field: str, number: int) -> int:
+        """Set a number of `{ns:meta}` unless it is as high already, and return what stands there."""
 
     async def commit(self, commit: Commit) -> CommitReply:
         """Append one event with the snapshot it produces, or say why not.

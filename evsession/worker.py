@@ -40,6 +40,9 @@ SWEEP_EVERY: Final = 1.0
 SWEEP_BATCH: Final = 200
 TRIM_EVERY: Final = 60.0
 
+LONGEST_ABSOLUTE: Final = "longest_absolute"
+"""The field of `{ns:meta}` that says how long a session may live at most, in ms."""
+
 log = logging.getLogger("evsession.worker")
 
 _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
@@ -121,6 +124,7 @@ class Worker:
         self._loop: object = None
         self._gate = anyio.Lock()
         self._is_open = False
+        self._longest = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._due = asyncio.Event()
         self._swept_at = self._trimmed_at = self.clock()
@@ -168,7 +172,19 @@ class Worker:
         ours = [f"key:{fingerprint}" for fingerprint in self.keys.fingerprints()]
         ours += [f"audit:{fingerprint}" for fingerprint in self.keys.audit_fingerprints()]
         await self.store.claim(dict.fromkeys(ours, "1"))
+        await self.grant(self.drafter.absolute)
         await self.store.advise()
+
+    async def grant(self, absolute: int) -> None:
+        """Have the longest absolute timeout ever granted, in ms, stand in `{ns:meta}` before another one is.
+
+        No session is older than that, so a revocation that is needs to be known no longer.
+
+        Raises:
+            StoreUnavailable: the store did not take it.
+        """
+        if absolute > self._longest:
+            self._longest = await self.store.raise_to(LONGEST_ABSOLUTE, absolute)
 
     async def _check_known(self) -> None:
         """Raise unless there is something to read, and leave no trace."""

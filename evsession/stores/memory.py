@@ -127,15 +127,20 @@ class MemoryStore:
         self._meta = {**fields, **self._meta}
         return dict(self._meta)
 
+    async def raise_to(self, field: str, number: int) -> int:
+        highest = max(number, int(self._meta.get(field, "0")))
+        self._meta[field] = str(highest)
+        return highest
+
     async def commit(self, commit: Commit) -> CommitReply:
         if (entrance := commit.entrance) is None:
             return self._commit(commit)
-        await self.enter(entrance.user, commit.sid, entrance.keep, entrance.device)
+        entered = await self.enter(entrance.user, commit.sid, entrance.keep, entrance.device)
         reply = self._commit(commit)
         if not entrance.counts:
             return reply
         found = await self.enter(entrance.user, commit.sid, entrance.keep, entrance.device)
-        return reply._replace(found=found)
+        return reply._replace(found=found._replace(was_there=entered.was_there))
 
     def _commit(self, commit: Commit) -> CommitReply:
         now, shard = self._clock(), self._shard(commit.sid[:2])

@@ -121,6 +121,9 @@ class SnapshotStore:
     async def advise(self) -> None:
         """Do nothing: a backend tells nothing of itself."""
 
+    async def raise_to(self, field: str, number: int) -> int:
+        return number
+
     # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def commit(self, commit: Commit) -> CommitReply:

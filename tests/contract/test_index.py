@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from evsession.store import Commit, Entrance, Store
@@ -101,11 +99,11 @@ async def test_an_index_is_kept_as_long_as_the_longest_session(store: Store) -> 
 async def test_a_commit_enters_first(store: Store) -> None:
     """One call does both; a commit that is refused has entered, and the index is only ever too large."""
     commit, _ = commit_of(begin(), authenticated("42"))
-    reply = await store.commit(commit._replace(entrance=Entrance("42", DAY, b"device")))
+    reply = await store.commit(commit._replace(entrance=Entrance("42", commit.sid, DAY, b"device")))
     assert (reply.status, reply.found) == ("ok", None)
     assert [(sid, device) for sid, _, device in (await store.members("42")).members] == [(commit.sid, b"device")]
     refused = _refused()
-    assert (await store.commit(refused._replace(entrance=Entrance("42", DAY)))).status == "gone"
+    assert (await store.commit(refused._replace(entrance=Entrance("42", refused.sid, DAY)))).status == "gone"
     assert set(sids_of(await store.members("42"))) == {commit.sid, refused.sid}
 
 
@@ -118,13 +116,13 @@ def _refused() -> Commit:
 async def test_an_entrance_that_counts_finds_all_that_committed_before(connect: Connect) -> None:
     """Two logins at once: whoever commits later finds the other, by one call, on any worker."""
     one, two = (await connect("one")).store, (await connect("two")).store
-    counts = Entrance("42", DAY, counts=True)
     first, second = (commit_of(begin(), authenticated("42"))[0] for _ in range(2))
-    alone = (await one.commit(first._replace(entrance=replace(counts)))).found
-    both = (await two.commit(second._replace(entrance=replace(counts)))).found
+    await one.enter("42", first.sid, DAY)
+    alone = (await one.commit(first._replace(entrance=Entrance("42", first.sid, DAY, counts=True)))).found
+    both = (await two.commit(second._replace(entrance=Entrance("42", second.sid, DAY, counts=True)))).found
     assert alone is not None
     assert both is not None
-    assert (sids_of(alone), alone.was_there) == ([first.sid], True)
+    assert (sids_of(alone), alone.was_there, both.was_there) == ([first.sid], True, False)
     assert set(sids_of(both)) == {first.sid, second.sid}
 
 
@@ -154,3 +152,12 @@ def test_the_key_of_a_user_names_the_user() -> None:
 def test_other_keys_name_nobody(key: bytes) -> None:
     """Such as one under another tag, or one that is no text."""
     assert user_of("shop", key) is None
+
+
+async def test_a_number_is_raised_and_never_lowered(connect: Connect) -> None:
+    """By whichever worker: the longest time ever granted."""
+    one, two = (await connect("one")).store, (await connect("two")).store
+    assert await one.raise_to("longest", 5) == 5
+    assert await two.raise_to("longest", 3) == 5
+    assert await two.raise_to("longest", 34_560_000_000) == 34_560_000_000
+    assert (await one.claim({}))["longest"] == "34560000000"

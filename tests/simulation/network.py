@@ -227,6 +227,9 @@ class Link:
     async def claim(self, fields: Mapping[str, str]) -> Mapping[str, str]:
         return await self._one(lambda: self._network.primary.claim(fields))
 
+    async def raise_to(self, field: str, number: int) -> int:
+        return await self._one(lambda: self._network.primary.raise_to(field, number))
+
     async def commit(self, commit: Commit) -> CommitReply:
         return await self._one(lambda: self._network.primary.commit(commit))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from evsession.codec import (
     UPCASTERS,
     Stored,
     check_head,
+    idle_of,
     lifetime,
     pack_body,
     pack_event,
@@ -92,6 +94,14 @@ def test_a_session_lasts_from_its_beginning_or_last_login_to_the_absolute_deadli
     stored = check(PLAIN)._replace(created_at=5_000, authenticated_at=0, absolute_at=65_000)
     assert lifetime(stored) == timedelta(minutes=1)
     assert lifetime(stored._replace(authenticated_at=35_000)) == timedelta(seconds=30)
+
+
+def test_a_remembered_session_is_never_idle() -> None:
+    """Unless the usual time is the longer one."""
+    stored = check(PLAIN)._replace(created_at=0, authenticated_at=5_000, absolute_at=65_000)
+    remembered = stored._replace(snapshot=replace(stored.snapshot, remembered=True))
+    assert [idle_of(stored, usual) for usual in (30_000, 90_000)] == [30_000, 90_000]
+    assert [idle_of(remembered, usual) for usual in (30_000, 90_000)] == [60_000, 90_000]
 
 
 @pytest.mark.parametrize(("idle", "absolute", "first"), [(1, 2, 1), (2, 1, 1)])

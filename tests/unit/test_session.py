@@ -713,3 +713,14 @@ def test_only_changes_of_a_users_key_can_name_another_user() -> None:
     cart, user, gone = Changes(set_={"cart": 1}), Changes(set_={"user_id": "1"}), Changes(unset=("user_id",))
     assert [names_user(SessionPolicy(), changes) for changes in (cart, user, gone)] == [False, True, True]
     assert names_user(SessionPolicy(user_key=lambda data: data.get("cart")), cart)
+
+
+@pytest.mark.parametrize("remember", [timedelta(0), timedelta(milliseconds=999), timedelta(days=401)])
+def test_a_user_is_remembered_for_a_second_to_400_days(remember: timedelta) -> None:
+    """Anything else raises on the line that asks, and signs nobody in."""
+    session = begun()
+    with pytest.raises(ValueError, match="a second to 400 days"):
+        session.login(42, remember=remember)
+    assert session.plan().login is None
+    session.login(42, remember=timedelta(days=400))
+    assert session.plan().login == Login(user_id="42", remember=timedelta(days=400))

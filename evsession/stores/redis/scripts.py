@@ -66,6 +66,7 @@ LEAVE: Final = Script("leave")
 MEMBERS: Final = Script("members")
 PRUNE: Final = Script("prune")
 RESTORE: Final = Script("restore", append=COMMIT)
+RAISE: Final = Script("raise")
 SETTLE: Final = Script("settle")
 TAKE: Final = Script("take")
 TOUCH: Final = Script("touch")
@@ -73,5 +74,5 @@ TRIM: Final = Script("trim")
 WALK: Final = Script("walk")
 
 ALL: Final = (
-    ADVANCE, COMMIT, DUE, ENTER, FILL, GIVE, HEARTBEAT, LEAVE, MEMBERS, PRUNE, SETTLE, TAKE, TOUCH, TRIM, WALK,
+    ADVANCE, COMMIT, DUE, ENTER, FILL, GIVE, HEARTBEAT, LEAVE, MEMBERS, PRUNE, RAISE, SETTLE, TAKE, TOUCH, TRIM, WALK,
 )  # fmt: skip

@@ -38,6 +38,7 @@ from evsession.stores.redis.scripts import (
     GIVE,
     HEARTBEAT,
     PRUNE,
+    RAISE,
     SETTLE,
     TAKE,
     TOUCH,
@@ -140,6 +141,9 @@ class RedisStore:
         pairs = iter(field.decode() for field in stored)
         return dict(zip(pairs, pairs, strict=True))
 
+    async def raise_to(self, field: str, number: int) -> int:
+        return int(await self._connected().run(RAISE, (meta_key(self.namespace),), field, number))
+
     def _commit_call(self, shard: str) -> Call:
         keys, ttls = self.keys(shard), (b"%d" % ENDED_KEPT_MS, b"%d" % KEPT_PAST_ABSOLUTE_MS)
         call = Call(
@@ -163,7 +167,7 @@ class RedisStore:
                 raise unavailable(str(answer), outcome_unknown=True) from answer
         if found and link.resent != resent:  # the last entrance may have come before the commit
             found = [await self._enters(commit.sid, entrance)]
-        return reply._replace(found=found[0]) if found else reply
+        return reply._replace(found=found[0]._replace(was_there=entered.was_there)) if found else reply
 
     async def _enters(self, sid: str, entrance: Entrance) -> Indexed:
         return await self._index.enter(
