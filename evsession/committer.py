@@ -153,6 +153,8 @@ class Committer:
             stored = self._stored(draft, reply)
         except BaseException:
             cache.abandon(flight)
+            if entrance is not None:
+                entrance.in_doubt = True
             raise
         if reply.status == "ok":
             self.appended += 1
@@ -160,8 +162,9 @@ class Committer:
             cache.retract(commit.notice)
         fresh_until = sent_at + self._drafter.idle / TOUCHES / 1000 if reply.tail else 0.0
         self._replica.settle(flight, stored, sent_at, reply.now, fresh_until)
-        if entrance is not None:
+        if entrance is not None and reply.found is not None:
             entrance.found = reply.found
+            entrance.in_doubt = entrance.in_doubt or not reply.found.was_there
         return reply, stored
 
     def _stored(self, draft: Draft, reply: CommitReply) -> Stored | None:

@@ -267,17 +267,25 @@ async def tell(send: Send, messages: Iterable[Message]) -> None:
 
 
 def unavailable_response(carried: Iterable[tuple[bytes, bytes]], error: EvsessionError) -> list[Message]:
-    """Return the messages of a 503 that asks to come back, with the headers that it must carry."""
+    """Return the messages of a 503 that asks to come back, with the headers that it must carry.
+
+    A user who has as many sessions as may be gets a 403: to come back does not help.
+    """
+    if isinstance(error, SessionLimitReached) and error.what == "max_sessions":
+        return _refusal(403, b"Forbidden: signed in in %d other places; sign out in one first." % error.limit, carried)
     body = b"Service Unavailable: %b." % _EXPLAINED.get(type(error), _UNEXPLAINED)
+    return _refusal(503, body, [(b"retry-after", b"1"), *carried])
+
+
+def _refusal(status: int, body: bytes, more: Iterable[tuple[bytes, bytes]]) -> list[Message]:
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", b"%d" % len(body)),
-        (b"retry-after", b"1"),
         (b"cache-control", b"no-store"),
-        *carried,
+        *more,
     ]
     return [
-        {"type": "http.response.start", "status": 503, "headers": headers},
+        {"type": "http.response.start", "status": status, "headers": headers},
         {"type": "http.response.body", "body": body},
     ]
 

@@ -206,7 +206,10 @@ class SessionError(EvsessionError):
 
 
 _ANEW: Final = "begin a new one with session.login(user_id)"
-_AFTER_END: Final = {"revoked": "sign in again: a login that began before the revocation does not survive it"}
+_AFTER_END: Final = {
+    "revoked": "sign in again: a login that began before the revocation does not survive it",
+    "evicted": "sign in again: newer sessions of this user took its place, as SessionPolicy(max_sessions=…) wants",
+}
 
 
 class SessionEnded(SessionError):

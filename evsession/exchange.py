@@ -12,6 +12,7 @@ from evsession.bearer import news
 from evsession.cache import Cached
 from evsession.canonical import check_size, dumps
 from evsession.codec import Stored
+from evsession.committer import Decide
 from evsession.context import device_of
 from evsession.cookies import Found, Headers
 from evsession.errors import (
@@ -30,6 +31,7 @@ from evsession.state import Snapshot, rebase
 from evsession.store import Entrance
 from evsession.tokens import Purpose, Ticket, Token, mint, new_sid, reissue
 from evsession.wire import control_text
+from evsession.worker import milliseconds
 
 if TYPE_CHECKING:
     from evsession.connections import Connection
@@ -188,13 +190,17 @@ class Exchange:
         changes = worker.drafter.changes(plan.changes)
         if not plan.begins:
             return await self._change(session.base, plan, changes)
-        if plan.end is not None and session.base is not None:
+        entrance = None
+        if plan.end is not None:
             check_size(changes.set_, dumps(changes.set_), self.manager.policy)  # before the end, not after it
+        if plan.login is not None:
+            entrance = await self._admit(plan.login, self._new_sid(), None)
+        if plan.end is not None and session.base is not None:
             await self._end(session.base, plan)
         if plan.login is None and not changes.set_:
             return None
         try:
-            return await self._begin(plan.login, changes)
+            return await self._begin(plan.login, entrance, changes)
         except EvsessionError:
             if plan.end is not None:
                 session.dropped(is_over=True)
@@ -228,18 +234,16 @@ class Exchange:
             self.connection.leave()
             self.connection = None
 
-    async def _begin(self, login: Login | None, changes: Changes) -> Stored:
+    async def _begin(self, login: Login | None, entrance: Entrance | None, changes: Changes) -> Stored:
         if self.started:
             raise ResponseStarted("a new session")
         manager = self.manager
         if login is None and not manager.may_create_anonymous():
             raise SessionLimitReached(manager.policy.anonymous_per_second, "anonymous_per_second")
-        sid = self._new_sid()
+        sid = self._new_sid() if entrance is None else entrance.sid
         token = self._new_token(sid, login)
         event = self._first_event(login, changes, token)
-        stored = await manager.worker.committer.append(
-            sid, None, lambda _: event, self._stamp(login), entrance=self._entrance(login)
-        )
+        stored = await self._append(sid, None, lambda _: event, login, entrance)
         if stored is None:  # the event was named, so it was appended
             raise SessionEnded("logout")
         manager.worker.counts.created += 1
@@ -267,20 +271,29 @@ class Exchange:
             names=login.names,
             detected=login.detected,
             facts=login.facts,
+            remember=_remembered(login),
         )
 
-    def _entrance(self, login: Login | None) -> Entrance | None:
-        if login is None:
-            return None
-        return self.manager.index.entrance(login.user_id, device_of(self.scope, self.manager.audit_policy))
+    async def _admit(self, login: Login, sid: str, base: Stored | None) -> Entrance:
+        device = device_of(self.scope, self.manager.audit_policy)
+        return await self.manager.index.admit(login.user_id, sid, base, device=device, remember=_remembered(login))
+
+    async def _append(
+        self, sid: str, base: Stored | None, decide: Decide, login: Login | None, entrance: Entrance | None
+    ) -> Stored | None:
+        manager, stamp = self.manager, self._stamp(login)
+        if login is None or entrance is None:
+            return await manager.worker.committer.append(sid, base, decide, stamp)
+        return await manager.index.append(entrance, base, decide, stamp, remember=_remembered(login))
 
     async def _change(self, base: Stored | None, plan: Plan, wanted: Changes) -> Stored | None:
         if base is None:
             return None
         if self.started and plan.login is not None:
             raise ResponseStarted("login")
-        manager, login = self.manager, plan.login
-        token = self._new_token(base.snapshot.sid, login) if login is not None or plan.rotate else None
+        login, sid = plan.login, base.snapshot.sid
+        entrance = None if login is None else await self._admit(login, sid, base)
+        token = self._new_token(sid, login) if login is not None or plan.rotate else None
         if token is not None and self.connection is not None:
             self.connection.standing.expect(token.secret_hash)
 
@@ -301,15 +314,7 @@ class Exchange:
                 )
             return _updated(changes)
 
-        absolute = manager.absolute_ms if login is not None else 0
-        stored = await manager.worker.committer.append(
-            base.snapshot.sid,
-            base,
-            decide,
-            self._stamp(login),
-            absolute=absolute,
-            entrance=self._entrance(login),
-        )
+        stored = await self._append(sid, base, decide, login, entrance)
         if stored is not None:
             if token is not None:
                 self._hand_out(token, stored, login)
@@ -386,6 +391,10 @@ class Exchange:
         base = self.session.base
         if self.mends and base is not None and not self.cookie and not self.bearer:
             self._fence(base)
+
+
+def _remembered(login: Login) -> int:
+    return 0 if login.remember is None else milliseconds(login.remember.total_seconds())
 
 
 def _updated(changes: Changes) -> Updated | None:

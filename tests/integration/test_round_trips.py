@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from itertools import count
+from typing import Any
 
 from starlette.applications import Starlette
 
@@ -55,10 +56,10 @@ class Worker:
 
 
 @asynccontextmanager
-async def worker_on(server: Server) -> AsyncIterator[Worker]:
+async def worker_on(server: Server, **options: Any) -> AsyncIterator[Worker]:
     """Start a worker on a server, and return once it follows the feed and misses nothing."""
     async with Proxy(server.url) as proxy:
-        manager = SessionManager.from_url(proxy.url, secret_key=KEY, namespace="shop", cache=QUIET)
+        manager = SessionManager.from_url(proxy.url, secret_key=KEY, namespace="shop", cache=QUIET, **options)
 
         async def is_in_step() -> bool:
             await manager.create()
