@@ -242,6 +242,7 @@ class Connections:
         self._endings = endings
         self._closes_unproven = policy.on_lost_lease == "close"
         self._grace: timedelta = policy.lease_grace
+        self._staleness = policy.max_staleness.total_seconds()
         self._of: dict[str, set[Connection]] = {}
         self._epoch = self._cache.control.epoch
         self._lost_at: dict[str, float] = {}
@@ -264,7 +265,7 @@ class Connections:
         self._of.setdefault(snapshot.sid, set()).add(connection)
         known = self._cache.newest(snapshot.sid)
         if known is not None and known.stored.snapshot.version >= snapshot.version:
-            connection.generation, connection.deadline = known.generation, known.deadline
+            connection.generation, connection.deadline = known.generation, self._asked_again_at(known)
             self._meet(connection, known.stored.snapshot)
         if self._cache.control.is_dead(connection.standing.snapshot):
             connection.close("revoked")
@@ -369,7 +370,7 @@ class Connections:
             verdict = "unproven"
         else:
             if verdict is None and cached is not None:
-                connection.generation, connection.deadline = cached.generation, cached.deadline
+                connection.generation, connection.deadline = cached.generation, self._asked_again_at(cached)
         self._judge(connection, verdict)
 
     async def _verdict(self, connection: Connection, cached: Cached | None) -> Verdict | None:
@@ -385,7 +386,15 @@ class Connections:
                 return standing.confirm(stored.snapshot, await self._history(connection.sid))
         return standing.confirm(stored.snapshot)
 
+    def _asked_again_at(self, cached: Cached) -> float:
+        """Return the local time of the next look: the deadline, or sooner where no feed tells what happens."""
+        if self._store.has_log:
+            return cached.deadline
+        return min(cached.deadline, self.clock() + self._staleness)
+
     async def _history(self, sid: str) -> list[tuple[int, Event | None]]:
+        if not self._store.has_log:
+            return []
         return [(entry.version, _read(entry)) for entry in await self._store.walk(sid, WALKED)]
 
     # ── leases ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,11 +12,20 @@ from typing import Any
 import anyio
 import pytest
 
-from evsession import ConfigError, CorruptSnapshot, SessionManager, StorePolicy, StoreUnavailable, Unsupported
+from evsession import (
+    CachePolicy,
+    ConfigError,
+    CorruptSnapshot,
+    SessionManager,
+    StorePolicy,
+    StoreUnavailable,
+    Unsupported,
+)
 from evsession.store import Store
 from evsession.stores.snapshots import COROUTINES, SnapshotStore, digest_of
 from evsession.view import CONTROL, Beat
 from evsession.wire import START
+from tests.conftest import until
 from tests.contract.builder import (
     HALF_DAY,
     HALF_HOUR,
@@ -33,7 +42,8 @@ from tests.contract.builder import (
     story,
     updated,
 )
-from tests.integration.apps import KEY, Browser, app_of, setting
+from tests.integration.apps import KEY, Act, Browser, app_of, setting
+from tests.integration.lines import echo, signed_in, socket
 
 
 @dataclass
@@ -397,3 +407,25 @@ async def test_100_requests_at_once_lose_nothing_in_one_process(service: Service
             for number in range(100):
                 tasks.start_soon(one, number)
         assert len((await browser.visit(app)).json) == 101
+
+
+@pytest.mark.parametrize(
+    ("act", "reason"),
+    [(lambda session: session.logout(), "absolute"), (lambda session: session.login("ann"), "replaced")],
+)
+async def test_a_socket_closes_with_a_session_that_another_process_ended(
+    service: Service, act: Act, reason: str
+) -> None:
+    """Nothing tells of it, so the backend is asked, once in each `max_staleness`; why it is gone nobody knows."""
+    quick = CachePolicy(max_staleness=timedelta(milliseconds=150))
+    one, two = (SessionManager(SnapshotStore(service), secret_key=KEY, cache=quick) for _ in range(2))
+    async with one, two:
+        browser = await signed_in(one)
+        async with socket(one, browser, echo) as open_:
+            asked = service.calls.count("get")
+            await until(lambda: service.calls.count("get") == asked + 2, "the backend to be asked twice")
+            await open_.say("still here")
+            await until(lambda: open_.texts == ["still here"], "the echo")
+            await browser.twin().visit(app_of(two), act)
+            await open_.over()
+            assert open_.last == {"type": "websocket.close", "code": 4401, "reason": reason}
