@@ -60,7 +60,7 @@ class Settings:
         if bare.endswith(_CLEARED):
             parts = [bare, path, "expires=Thu, 01 Jan 1970 00:00:00 GMT", *flags, *domain]
         else:
-            age = [f"max-age={remaining}"] if self.lifetime else []
+            age = [f"max-age={remaining}"] if self.lifetime and "; max-age=" not in bare else []
             parts = [bare, path, *age, *domain, *flags]
         return "; ".join(parts).encode("ascii")
 
@@ -72,8 +72,9 @@ class BareCookies(CookieRenderer):
     """Writes name and value only: the path and what is left of a lifetime depend on the request."""
 
     def set(self, value: str, max_age: timedelta | None = None) -> bytes:
-        """Return the name and the value."""
-        return f"{self._name}={value}".encode("ascii")
+        """Return the name and the value, and an age only where a login asked for its own."""
+        age = "" if max_age is None else f"; max-age={max_age // timedelta(seconds=1)}"
+        return f"{self._name}={value}{age}".encode("ascii")
 
     def clear(self) -> bytes:
         """Return the name and what starsessions writes for no value."""
