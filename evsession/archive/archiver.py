@@ -27,13 +27,13 @@ from typing import Final, Literal, NamedTuple
 from evsession.archive.expiry import expire
 from evsession.archive.manifest import Checkpoint, Manifest, Start, file_name, manifest_name
 from evsession.archive.reader import Archive
-from evsession.archive.rejoin import start_of
+from evsession.archive.rejoin import stand, start_of
 from evsession.archive.segment import Segment, lines_of
 from evsession.archive.signing import Signer, Trusted
 from evsession.errors import CorruptArchive, StoreUnavailable
 from evsession.store import Store, Turn
 from evsession.view import CONTROL
-from evsession.wire import Entry, Position, StreamId
+from evsession.wire import Line, StreamId, parse_id
 
 JOB: Final = "archive"
 
@@ -43,9 +43,6 @@ PAGE: Final = 1_000
 MOST_EVENTS: Final = 100_000
 MOST_BYTES: Final = 64 * 1024 * 1024
 """What one file holds before it is closed, uncompressed, so that a reader can hold one in memory."""
-
-MOST_FOREIGN: Final = 1_000_000
-"""Entries in a row that are none of ours, beyond which the archiver stops instead of reading on."""
 
 Step = Literal["read", "intended", "stored", "described", "advanced", "trimmed"]
 STEPS: Final[tuple[Step, ...]] = ("read", "intended", "stored", "described", "advanced", "trimmed")
@@ -231,43 +228,41 @@ class Run:
     async def _read(self) -> Segment | None:
         """Return the events of the next file; None when there are none.
 
-        A file that was begun ends where it was said to end, whatever the limits are here.
+        A failover while they are read could mix two histories; then they are read again.
         """
-        start = await start_of(self._store, self._archive, self._shard, self._checkpoint)
-        if start is None:
-            return None
+        while (start := await start_of(self._store, self._archive, self._shard, self._checkpoint)) is not None:
+            segment = await self._segment(start)
+            if await stand(self._store, self._shard, segment.boundaries):
+                return segment if segment.count else None
+            log.warning("a failover has taken back what was being read of shard %s: reading again", self._shard)
+        return None
+
+    async def _segment(self, start: Start) -> Segment:
+        """Read one file's events. A file that was begun ends where it was said to end, whatever the limits are here."""
         pending, segment, end = self._checkpoint.pending, Segment(start), self._turn.end.id
         if pending is not None and not start.after.id < pending <= end:
             pending = None  # a failover took that back
         async with aclosing(self._pages(start, pending or end)) as pages:
             async for page in pages:
-                segment.add(page[: self._archiver.most_events - segment.count] if pending is None else page)
+                segment.add(page, self._archiver.most_events - segment.count if pending is None else None)
                 if pending is None and (segment.count >= self._archiver.most_events or segment.size >= MOST_BYTES):
                     break
-        return segment if segment.count else None
+        return segment
 
-    async def _pages(self, start: Start, until: StreamId) -> AsyncGenerator[list[Entry], None]:
+    async def _pages(self, start: Start, until: StreamId) -> AsyncGenerator[Sequence[Line], None]:
         """Yield the entries that follow up to an id; the server looks for the next ones meanwhile."""
-        position, count = start.after, PAGE
-        ahead = asyncio.create_task(self._page(position, count))
+        after = start.after.id
+        ahead = asyncio.ensure_future(self._store.lines(self._shard, after, PAGE))
         try:
-            while position.id < until:
-                page = await ahead
-                news = [entry for entry in page if position.id < entry.id <= until]
-                if not news and ((page and page[-1].id > until) or count > MOST_FOREIGN):
-                    return
-                position, count = (news[-1].position, PAGE) if news else (position, count * 10)  # see MOST_FOREIGN
-                if position.id < until:
-                    ahead = asyncio.create_task(self._page(position, count))
+            while after < until and (page := await ahead):
+                after = parse_id(page[-1][0])
+                if after < until:
+                    ahead = asyncio.ensure_future(self._store.lines(self._shard, after, PAGE))
                     await asyncio.sleep(0)  # it is sent now
-                if news:
-                    yield news
+                yield page if after <= until else [line for line in page if parse_id(line[0]) <= until]
         finally:
             ahead.cancel()
             await asyncio.gather(ahead, return_exceptions=True)
-
-    async def _page(self, position: Position, count: int) -> Sequence[Entry]:
-        return await self._store.read(self._shard, position, count)
 
     async def _intend(self, manifest: Manifest) -> None:
         if self._checkpoint.pending != manifest.last.id:

@@ -24,11 +24,15 @@ class Fork(NamedTuple):
 
 
 class Start(NamedTuple):
-    """The event after which a file begins, all forks that its manifest tells of, and whether events are missing."""
+    """The event after which a file begins, all forks that its manifest tells of, and whether events are missing.
+
+    `is_proven` says that the event itself still stands in the log.
+    """
 
     after: Position
     forks: tuple[Fork, ...] = ()
     is_gap: bool = False
+    is_proven: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

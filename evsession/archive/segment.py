@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from hashlib import sha256
 
@@ -10,7 +11,9 @@ import zstandard
 from evsession.archive.lines import from_line, to_line
 from evsession.archive.manifest import Checkpoint, Manifest, Start, file_name
 from evsession.errors import CorruptArchive
-from evsession.wire import Entry, Position
+from evsession.wire import Entry, Line, Position, parse_id
+
+log = logging.getLogger("evsession.archive")
 
 
 class Segment:
@@ -20,20 +23,27 @@ class Segment:
         self.start = start
         self.first: Position | None = None
         self.last = start.after
+        self.boundaries = [start.after] if start.is_proven else []
+        """Where the pages that it was read in end: if the log still has them all, it has the whole segment."""
         self.count = 0
         self.size = 0
         self._digest = sha256()
         self._compressor = zstandard.ZstdCompressor().compressobj()
         self._chunks: list[bytes] = []
 
-    def add(self, entries: Sequence[Entry]) -> None:
-        """Append entries, which follow what is there in the order of the log."""
-        if not entries:
+    def add(self, page: Sequence[Line], room: int | None = None) -> None:
+        """Append log entries, at most `room`, which follow what is there in the order of the log.
+
+        What is none of ours is left out and does not count.
+        """
+        ours = [(entry, line) for entry in page if (line := _line_of(entry))][:room]
+        if not ours:
             return
-        lines = b"".join(map(to_line, entries))
-        self.first = self.first or entries[0].position
-        self.last = entries[-1].position
-        self.count += len(entries)
+        lines = b"".join(line for _, line in ours)
+        self.first = self.first or _position(ours[0][0])
+        self.last = _position(ours[-1][0])
+        self.boundaries.append(self.last)
+        self.count += len(ours)
         self.size += len(lines)
         self._digest.update(lines)
         self._chunks.append(self._compressor.compress(lines))
@@ -59,6 +69,19 @@ class Segment:
             forks=self.start.forks,
             is_gap=self.start.is_gap,
         )
+
+
+def _position(entry: Line) -> Position:
+    return Position(parse_id(entry[0]), entry[5])
+
+
+def _line_of(entry: Line) -> bytes:
+    """Return the line of an entry, nothing for what is none of ours."""
+    try:
+        return to_line(entry)
+    except ValueError:  # too few fields, or what stands in them is of no form of ours
+        log.critical("the log entry %s is none of ours; find out who can write to Redis", entry[0].decode())
+        return b""
 
 
 def lines_of(manifest: Manifest, compressed: bytes | None) -> list[bytes]:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from evsession.cli.connect import App, AsJson, fail, manager_of, reading, run
+from evsession.cli.when import duration
 from evsession.errors import ArchiveUnavailable, ConfigError, StoreUnavailable
 
 if TYPE_CHECKING:
     from evsession.archive.archiver import Archiver, Progress, ShardReport
     from evsession.archive.signing import Signer
     from evsession.manager import SessionManager
-
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def archive(
@@ -87,19 +85,6 @@ def archive(
     if to is None:
         fail("where to? pass --to with a folder or a URL such as s3://bucket/folder, or set EVSESSION_ARCHIVE")
     run(_Task(app, to, key, kept, retained, pause, as_json).run())
-
-
-def duration(text: str) -> timedelta:
-    """Return the time that a text such as ``90s``, ``5m``, ``1h`` or ``7d`` says.
-
-    Raises:
-        ConfigError: it says none.
-    """
-    match = re.fullmatch(r"(\d{1,9})([smhd])", text)
-    if match is None:
-        msg = f"{text!r} is no time; write a number and s, m, h or d, such as 60s or 7d"
-        raise ConfigError(msg)
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def _signer(manager: SessionManager, key: Path | None) -> Signer:

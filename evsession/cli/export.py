@@ -6,13 +6,14 @@ import os
 import sys
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from evsession.cli.connect import App, fail, reading, run
+from evsession.cli.when import time_of
 from evsession.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def export(
     from evsession.export.source import Wanted
 
     try:
-        begin, end = (None if text is None else _moment(text) for text in (since, until))
+        begin, end = (None if text is None else time_of(text) for text in (since, until))
         if is_following and (format_ == "parquet" or end is not None):
             msg = "--follow has no end, as --until and a Parquet file do; leave it out and export again with --cursor"
             raise ConfigError(msg)
@@ -72,19 +73,6 @@ def export(
     except OSError as error:
         where = error.filename or "the output"
         fail(f"{where} cannot be written: {error.strerror}; mend that, or pass --out and --cursor elsewhere")
-
-
-def _moment(text: str) -> datetime:
-    from evsession.audit.travel import parse_moment
-    from evsession.cli.archive import duration
-
-    if text[-1:] in ("s", "m", "h", "d") and text[:-1].isdigit():
-        return datetime.now(UTC) - duration(text)
-    moment = parse_moment(text)
-    if isinstance(moment, datetime):
-        return moment
-    msg = f"{text!r} is no time; write 2026-11-21T08:30:00, or how long ago: 24h, 7d"
-    raise ConfigError(msg)
 
 
 @dataclass(frozen=True, slots=True)

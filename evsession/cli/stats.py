@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evsession.cli.archive import duration
 from evsession.cli.connect import App, AsJson, reading, run
+from evsession.cli.when import duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

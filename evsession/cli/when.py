@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Annotated
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
 
 import typer
 
-from evsession.cli.archive import duration
 from evsession.errors import ConfigError
+
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 Since = Annotated[
     str | None,
@@ -57,3 +59,16 @@ def time_of(text: str) -> datetime:
         msg = f"{text!r} is no time; write 2026-11-21T08:30:00, or an age such as 15m, 2h or 7d"
         raise ConfigError(msg) from error
     return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
+def duration(text: str) -> timedelta:
+    """Return the time that a text such as ``90s``, ``5m``, ``1h`` or ``7d`` says.
+
+    Raises:
+        ConfigError: it says none.
+    """
+    match = re.fullmatch(r"(\d{1,9})([smhd])", text)
+    if match is None:
+        msg = f"{text!r} is no time; write a number and s, m, h or d, such as 60s or 7d"
+        raise ConfigError(msg)
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})

@@ -7,7 +7,7 @@ import errno
 import logging
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +25,7 @@ from evsession.errors import ArchiveUnavailable, CorruptArchive
 from evsession.keys import Keyring
 from evsession.stores.redis import RedisStore
 from evsession.view import CONTROL
-from evsession.wire import START
+from evsession.wire import START, Line, StreamId
 from tests.archive.logs import (
     LAST,
     RING,
@@ -39,6 +39,8 @@ from tests.archive.logs import (
     logged,
     opened,
 )
+from tests.contract.builder import Heard
+from tests.contract.conftest import PATIENT
 from tests.servers import Server
 
 ROOT: Final = Path(__file__).parents[2]
@@ -308,6 +310,34 @@ async def test_a_failover_that_takes_events_back_is_marked(
     assert [e async for e in fresh.between("00", before["00"][50].id, before["00"][60].id)] == before["00"][50:61]
     manifests = [await fresh.manifest("00", number) for number in range(1, 6)]
     assert sum(m.count for m in manifests if m) == 160, "what was lost is still there"
+
+
+async def test_a_failover_while_a_file_is_read_mixes_no_histories(
+    server: Server, store: RedisStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second page comes from another history than the first: both are read again."""
+    monkeypatch.setattr("evsession.archive.archiver.PAGE", 20)
+    await lived(store, 1, 30)
+    pages = 0
+
+    class Failing(RedisStore):
+        async def lines(self, shard: str, after: StreamId, count: int) -> Sequence[Line]:
+            nonlocal pages
+            pages += count == 20
+            if pages == 2:
+                pages += 1
+                await _fall_back(store, 15)
+                await lived(store, 1, 30)
+            return await super().lines(shard, after, count)
+
+    failing = Failing(server.url, namespace="shop", shards=2, policy=PATIENT)
+    await failing.open("failing", 2_000, Heard())
+    assert (await archiver(failing, archive_in(tmp_path), keep=timedelta(days=1)).run_shard("00")).events > 0
+    await failing.close()
+    await archiver(store, archive_in(tmp_path), keep=timedelta(days=1)).run_shard("00")
+    assert pages > 3
+    assert len((await logged(store))["00"]) == 45
+    assert await archived(archive_in(tmp_path)) == await logged(store)
 
 
 async def _fall_back(store: RedisStore, length: int) -> None:

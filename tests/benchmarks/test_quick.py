@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.archive import measure
 from tests.benchmarks.figures import BARE, OURS, SIGNED, Series
 from tests.servers import find_binaries
 
@@ -38,3 +39,13 @@ def test_a_quick_run_measures_everything(tmp_path: Path) -> None:
     assert figures["trips"]["cold read"][OURS] == figures["trips"]["write alone"][OURS] == 1
     assert len(figures["in_process"]) == 7
     assert len(figures["over_http"]) == 4
+
+
+@pytest.mark.timeout(120)
+def test_the_archiver_is_measured() -> None:
+    """Rates of a few events mean nothing, but all of them are archived."""
+    if "redis-8.2" not in find_binaries():
+        pytest.skip("the benchmark needs Redis 8.2")
+    quarter, whole = measure(2_000)
+    assert quarter.events >= 500
+    assert whole.events >= 2_000

@@ -185,7 +185,7 @@ async def test_a_follower_that_is_killed_goes_on(server: Server, manager: Sessio
         (["--format", "parquet", "--out", "x", "--follow"], "export again with --cursor"),
         (["--follow", "--until", "1h"], "export again with --cursor"),
         (["--since", "yesterday"], "2026-11-21T08:30:00"),
-        (["--since", "7"], "or how long ago: 24h, 7d"),
+        (["--since", "7"], "or an age such as 15m, 2h or 7d"),
         (["--type", "eaten"], "created, authenticated, updated, renewed, ended"),
         (["--out", "/nonexistent/x"], "pass --out and --cursor elsewhere"),
     ],
