@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final, Literal
+from ipaddress import ip_network
+from typing import Any, Final, Literal, cast
 
 from evsession.errors import ConfigError
 from evsession.keys import Secret, check_secret
@@ -50,6 +51,9 @@ Source: OWASP ASVS 5.0, 16.2.5, and Logging Cheat Sheet, "Data to exclude".
 _TRANSPORTS: Final[tuple[tuple[Transport, ...], ...]] = (
     ("cookie",), ("bearer",), ("cookie", "bearer"), ("bearer", "cookie")
 )  # fmt: skip
+UNIX: Final = "unix"
+"""What stands in `trusted_proxies` for whoever connects over a unix socket."""
+
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _LONGEST: Final = timedelta(days=3650)
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -253,6 +257,9 @@ class AuditPolicy:
         Source: GDPR, article 5 (1) (c), data minimisation.
     max_user_agent: how much of the browser's User-Agent a login keeps for the list of a user's devices: 256
         characters, half as much again as the usual ones have at most; 0 keeps none.
+    trusted_proxies: networks of proxies of your own, such as ``("10.0.0.0/8",)``, and ``"unix"`` for a unix socket: of
+        a connection from there the address is the last one in X-Forwarded-For that is none of them. From anybody else
+        that header says nothing.
     key: its own key for heads and redaction, at least 32 characters; several (newest first) while it is being replaced.
     request_ids: add the request id and the traceparent, which costs 120 B an event (measured).
     archive: where `evsession archive` puts what leaves the log, a folder or such as ``s3://bucket/folder``, so that
@@ -263,6 +270,7 @@ class AuditPolicy:
     context: Callable[..., Mapping[str, Any]] | None = None
     actor: Callable[..., Any] | None = None
     address: Address = "truncated"
+    trusted_proxies: tuple[str, ...] = ()
     max_user_agent: int = 256
     key: Secret | tuple[Secret, ...] | None = field(default=None, repr=False)
     request_ids: bool = False
@@ -273,6 +281,7 @@ class AuditPolicy:
             msg = "redact must be a tuple of names, such as (*DEFAULT_REDACT, 'pin'); use () to redact nothing"
             raise ConfigError(msg)
         _check_choice(self, "address", ("none", "truncated", "full"))
+        _check_proxies(self.trusted_proxies)
         _check_counts(self, "max_user_agent", minimum=0)
         _check_flags(self, "request_ids")
         _check_functions(self, "context", "actor")
@@ -295,6 +304,18 @@ def check_transports(transports: object) -> tuple[Transport, ...]:
             return known
     msg = f"transports={transports!r} does not work; use ('cookie',), ('bearer',) or ('cookie', 'bearer')"
     raise ConfigError(msg)
+
+
+def _check_proxies(proxies: object) -> None:
+    if not _is_names(proxies):
+        msg = f"trusted_proxies={proxies!r} is no tuple of networks; write trusted_proxies=('10.0.0.0/8',)"
+        raise ConfigError(msg)
+    for text in cast("tuple[str, ...]", proxies):
+        try:
+            _ = text == UNIX or ip_network(text)
+        except ValueError as error:
+            msg = f"trusted_proxies has {text!r} ({error}); write a network such as '10.0.0.0/8', or 'unix'"
+            raise ConfigError(msg) from error
 
 
 def _check_durations(policy: object, *names: str, minimum: timedelta = _MILLISECOND) -> None:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import traceback
 from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from starlette.requests import HTTPConnection
 
+from evsession.address import address_of
 from evsession.canonical import dumps, loads
 from evsession.config import AuditPolicy
 from evsession.device import pack
 from evsession.errors import CodecError
-from evsession.events import Actor
+from evsession.events import MAX_ACTOR, Actor
 
 MAX_CONTEXT: Final = 2_048
 """Bytes of JSON that an event's context may take; a larger one is left out and logged.  Source: a log entry has 180."""
@@ -24,23 +24,32 @@ MAX_CONTEXT: Final = 2_048
 MAX_TEXT: Final = 256
 """Characters of a route or id that are kept.  Source: longer ones are attacks or bugs."""
 
-_NAMES: Final = {"w": "worker", "m": "method", "r": "route", "a": "address"}
+_NAMES: Final = {"w": "worker", "m": "method", "r": "route", "a": "address", "t": "ticket"}
 
 log = logging.getLogger("evsession.context")
 
-acting: ContextVar[Actor | None] = ContextVar("evsession-actor", default=None)
-"""Who acts outside requests; `manager.acting_as` sets it."""
+
+class Acting(NamedTuple):
+    """Who acts in a block of code, and the number under which that was asked for."""
+
+    actor: Actor
+    ticket: str | None = None
+
+
+acting: ContextVar[Acting | None] = ContextVar("evsession-actor", default=None)
+"""Who acts in what runs now; `manager.acting_as` sets it."""
 
 
 def context_of(scope: Mapping[str, Any], policy: AuditPolicy, worker: str) -> bytes:
     """Return the JSON context of an event; what goes wrong in a provider of the user's own is logged, not raised."""
     method, route, address = scope.get("method", "WEBSOCKET"), route_of(scope), address_of(scope, policy)
-    if not policy.request_ids and policy.context is None:
+    ticket = _ticket()
+    if not policy.request_ids and policy.context is None and not ticket:
         return _usual(worker, method, route, address)
     own = _claimed(scope) if policy.request_ids else {}
     if policy.context is not None:
         own |= _provided(scope, policy)
-    return _packed(_facts(worker, method, route, address) | {"x": own})
+    return _packed(_facts(worker, method, route, address) | ticket | ({"x": own} if own else {}))
 
 
 def _facts(worker: str, method: str, route: str, address: str | None) -> dict[str, Any]:
@@ -55,7 +64,12 @@ def _usual(worker: str, method: str, route: str, address: str | None) -> bytes:
 
 def outside(worker: str) -> bytes:
     """Return the JSON context of an event outside of requests."""
-    return dumps({"w": worker})
+    return dumps({"w": worker} | _ticket())
+
+
+def _ticket() -> dict[str, str]:
+    now = acting.get()
+    return {} if now is None or now.ticket is None else {"t": now.ticket}
 
 
 def parse_context(raw: bytes) -> dict[str, Any]:
@@ -88,14 +102,6 @@ def route_of(scope: Mapping[str, Any]) -> str:
     return str(template)[:MAX_TEXT]
 
 
-def address_of(scope: Mapping[str, Any], policy: AuditPolicy) -> str | None:
-    """Return the client's address as the policy allows it: from the connection itself, never from a header."""
-    client = scope.get("client")
-    if policy.address == "none" or not client:
-        return None
-    return _shown_address(client[0], policy.address == "full")
-
-
 def device_of(scope: Mapping[str, Any], policy: AuditPolicy) -> bytes:
     """Return from where a login comes, packed: the address and User-Agent, as far as the policy keeps them."""
     headers = scope.get("headers", ()) if policy.max_user_agent else ()
@@ -106,19 +112,6 @@ def device_of(scope: Mapping[str, Any], policy: AuditPolicy) -> bytes:
 @lru_cache(maxsize=4096)
 def _packed_device(address: str | None, user_agent: bytes) -> bytes:
     return pack(address, user_agent.decode("latin-1"))
-
-
-@lru_cache(maxsize=4096)
-def _shown_address(text: str, in_full: bool) -> str | None:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped  # as sockets that listen on both families say it
-    if in_full:
-        return str(address)
-    return str(ipaddress.ip_network((address, 24 if address.version == 4 else 48), strict=False).network_address)
 
 
 def _claimed(scope: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,10 +137,15 @@ def _described(error: Exception) -> str:
 
 
 def actor_of(scope: Mapping[str, Any] | None, policy: AuditPolicy, actor: Actor | None) -> bytes:
-    """Return who acts, as an event carries it: ``kind id``, or nothing for the session's own user."""
+    """Return who acts, as an event carries it: ``kind id``, or nothing for the session's own user.
+
+    Who is named in the call counts first, then `acting_as`, then what the policy finds.
+    """
+    now = acting.get()
+    if actor is None and now is not None:
+        actor = now.actor
     if actor is None and policy.actor is not None and scope is not None:
         actor = _provided_actor(scope, policy)
-    actor = actor or acting.get()
     return b"" if actor is None else f"{actor.kind} {actor.id}".encode()
 
 
@@ -165,9 +163,9 @@ def _provided_actor(scope: Mapping[str, Any], policy: AuditPolicy) -> Actor | No
 
 def parse_actor(raw: bytes) -> Actor | None:
     """Return who acted, from what an event carries."""
-    kind, _, id_ = raw.decode().partition(" ")
+    kind, _, id_ = raw.decode(errors="replace").partition(" ")
     match kind:
-        case "user" | "admin" | "service" | "system":
-            return Actor(kind=kind, id=id_)
+        case "user" | "admin" | "service" | "system" if id_:
+            return Actor(kind=kind, id=id_[:MAX_ACTOR])
         case _:
             return None

@@ -14,10 +14,10 @@ from evsession.canonical import dumps, loads
 from evsession.codec import Stored
 from evsession.committer import Decide
 from evsession.config import AuditPolicy, CookiePolicy, SessionPolicy, check_transports
-from evsession.context import acting, actor_of, context_of, outside
+from evsession.context import MAX_TEXT, Acting, acting, actor_of, context_of, outside
 from evsession.device import unpack
 from evsession.draft import Stamp
-from evsession.errors import SessionConflict, SessionEnded, Unsupported
+from evsession.errors import ConfigError, SessionConflict, SessionEnded, Unsupported
 from evsession.events import Actor, Authenticated, Changes, Created, Event, Updated
 from evsession.index import UserIndex
 from evsession.info import SessionInfo, info_of
@@ -80,9 +80,19 @@ class Desk:
         return worker.stamp(actor_of(scope, self.audit_policy, actor), context)
 
     @contextmanager
-    def acting_as(self, actor: Actor) -> Iterator[None]:
-        """Name who acts in what follows, outside requests."""
-        token = acting.set(actor)
+    def acting_as(self, actor: Actor, *, ticket: str | None = None) -> Iterator[None]:
+        """Name who acts in this block, and the number under which it was asked for, such as ``"OPS-12"``.
+
+        For scripts and jobs. What a request's session commits with its response is not in the block; `session.save()`
+        within it is.
+
+        Raises:
+            ConfigError: the ticket is no text of 1 to 256 characters.
+        """
+        if ticket is not None and not 0 < len(ticket) <= MAX_TEXT:
+            msg = f"a ticket is a text of 1 to {MAX_TEXT} characters; write ticket='OPS-12', or leave it out"
+            raise ConfigError(msg)
+        token = acting.set(Acting(actor, ticket))
         try:
             yield
         finally:

@@ -7,11 +7,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
 
+from evsession.errors import ConfigError
+
 Cause = Literal["logout", "idle", "absolute", "revoked", "evicted", "token_reused", "switched"]
 CAUSES: Final[frozenset[str]] = frozenset(
     ("logout", "idle", "absolute", "revoked", "evicted", "token_reused", "switched")
 )
 DEADLINES: Final[frozenset[str]] = frozenset(("idle", "absolute"))
+Kind = Literal["user", "admin", "service", "system"]
+KINDS: Final[tuple[str, ...]] = ("user", "admin", "service", "system")
+MAX_ACTOR: Final = 256
+"""Characters of an actor's id: as many as a user's id may have."""
+
 Phase = Literal["rotated", "issued", "used"]
 
 
@@ -85,10 +92,16 @@ class Actor:
     """Who did it: a kind that only code can set, and an id.
 
     `Actor.user("42")`, `Actor.admin("joe")`, `Actor.service("billing")`, `Actor.system("sweeper")`.
+
+    Raises:
+        ConfigError: there is no such kind, or the id is no text of 1 to 256 characters.
     """
 
-    kind: Literal["user", "admin", "service", "system"]
+    kind: Kind
     id: str
+
+    def __post_init__(self) -> None:
+        _check_actor(self.kind, self.id)
 
     @classmethod
     def user(cls, id: str) -> Actor:
@@ -109,6 +122,15 @@ class Actor:
     def system(cls, id: str) -> Actor:
         """Return evsession itself as actor, as for a passed deadline."""
         return cls(kind="system", id=id)
+
+
+def _check_actor(kind: object, id: object) -> None:
+    if kind not in KINDS or not isinstance(id, str) or not 0 < len(id) <= MAX_ACTOR:
+        msg = (
+            f"an actor has one of the kinds {', '.join(KINDS)} and a text of 1 to {MAX_ACTOR} characters as id;"
+            " write Actor.admin('joe'), or Actor.user(str(user_id))"
+        )
+        raise ConfigError(msg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

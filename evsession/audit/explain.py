@@ -40,7 +40,8 @@ class Explanation:
     """What became of a session; as text, the sentence.
 
     `at` is when it ended, and `until` when it will at the latest, if it is alive. `actor` is who ended it, if not its
-    own user. `address`, `method` and `route` are of the request that did it. `name` is what was revoked, such as
+    own user, and `ticket` the number under which that was asked for.
+    `address`, `method` and `route` are of the request that did it. `name` is what was revoked, such as
     ``user:42``, if it was no single session. `signed_in_by` is who signed its user in, if it was somebody else. `event`
     is the `ended` event; None while it is still to be written.
     """
@@ -54,6 +55,7 @@ class Explanation:
     at: datetime | None = None
     until: datetime | None = None
     actor: Actor | None = None
+    ticket: str | None = None
     signed_in_by: Actor | None = None
     address: str | None = None
     method: str | None = None
@@ -119,13 +121,13 @@ async def _login(reader: Reader, last: Entry) -> tuple[str | None, Actor | None]
 
 
 def _where(context: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: context.get(name) or None for name in ("address", "method", "route")}
+    return {name: context.get(name) or None for name in ("address", "method", "route", "ticket")}
 
 
 def _sentence(found: Explanation, how: str, afterwards: str = "") -> str:
     parts = [f"{_subject(found)} {how}"]
     if found.actor is not None:
-        parts.append(f"by {_who(found.actor)}")
+        parts.append(f"by {_who(found.actor)}" + (f" (ticket {found.ticket})" if found.ticket else ""))
     if found.at is not None:
         parts.append(f"at {_time(found.at)}")
     if found.address:

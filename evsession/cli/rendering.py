@@ -101,7 +101,19 @@ def plain_difference(difference: Difference) -> dict[str, Any]:
 
 def plain_explanation(why: Explanation) -> dict[str, Any]:
     """Return an explanation as JSON can hold it."""
-    names = ("session_id", "status", "sentence", "user_id", "cause", "reason", "address", "method", "route", "name")
+    names = (
+        "session_id",
+        "status",
+        "sentence",
+        "user_id",
+        "cause",
+        "reason",
+        "address",
+        "method",
+        "route",
+        "name",
+        "ticket",
+    )
     return {name: getattr(why, name) for name in names} | {
         "at": _iso(why.at),
         "until": _iso(why.until),
@@ -157,6 +169,7 @@ def print_explanation(why: Explanation, events: Iterable[RecordedEvent]) -> None
         "when": _seconds(why.at) if why.at else None,
         "until": _seconds(why.until) if why.until else None,
         "by": f"{by.kind} {by.id}" if by else None,
+        "ticket": why.ticket,
         "signed in by": f"{login.kind} {login.id}" if login else None,
         "from": why.address,
         "request": f"{why.method or ''} {why.route}".strip() if why.route else None,
@@ -219,7 +232,8 @@ def event_line(event: RecordedEvent) -> Text:
     if route := event.context.get("route"):
         line.append(printable(f"{event.context.get('method', '')} {route}  "), "cyan")
     if event.actor is not None:
-        line.append(printable(f"by {event.actor.kind} {event.actor.id}  "), "yellow")
+        ticket = f" ({event.context['ticket']})" if event.context.get("ticket") else ""
+        line.append(printable(f"by {event.actor.kind} {event.actor.id}{ticket}  "), "yellow")
     line.append(what_of(event))
     return line
 

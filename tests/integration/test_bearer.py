@@ -22,6 +22,7 @@ from evsession import (
 from evsession.config import Transport
 from tests.conftest import until
 from tests.integration.apps import KEY, Answer, Browser, app_of, in_memory, setting, two_workers, types_of
+from tests.integration.lines import echo, socket
 from tests.servers import Server
 
 BOTH: tuple[Transport, ...] = ("cookie", "bearer")
@@ -194,6 +195,24 @@ async def test_a_revoked_token_opens_nothing(manager: SessionManager) -> None:
     assert (await phone.visit(app_of(manager), setting(n=2))).header("session-token") is None
     assert (await phone.visit(app_of(manager))).json == {}
     assert await types_of(manager, phone.session_id) == ["authenticated", "ended"]
+
+
+async def test_an_open_socket_closes_with_its_session(manager: SessionManager) -> None:
+    """As one that a cookie opened; a new token for the session closes it too, a write does not."""
+    for is_revoked in (True, False):
+        phone = await _phone(manager)
+        async with socket(manager, phone, echo) as line:
+            await line.say("hello")
+            await until(lambda: line.texts == ["hello"], "the echo")
+            await phone.visit(app_of(manager), setting(n=1))
+            await line.say("still here")
+            await until(lambda: line.texts == ["hello", "still here"], "the echo")
+            if is_revoked:
+                await manager.revoke(phone.session_id)
+            else:
+                await phone.visit(app_of(manager), lambda session: session.rotate())
+            await line.over()
+            assert (line.last["type"], line.last["code"]) == ("websocket.close", 4401)
 
 
 # ── handing out ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.requests import HTTPConnection
 
-from evsession import Actor, AuditPolicy, RecordedEvent, Session
+from evsession import Actor, AuditPolicy, ConfigError, RecordedEvent, Session
 from tests.integration.apps import Browser, app_of, in_memory
 
 RAW = "".join(chr(code) for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029))
@@ -149,3 +149,52 @@ async def test_what_clients_send_never_breaks_a_log_line(caplog: pytest.LogCaptu
     await browser.visit(app, headers=[(b"cookie", b"__Host-session=" + raw), (b"origin", raw), (b"host", raw)])
     await Browser(scheme="http", host="localhost").visit(app, lambda session: session.update(a=1), path=f"/{RAW}")
     _check_lines(caplog)
+
+
+async def test_a_ticket_says_under_which_number_somebody_acts() -> None:
+    """In the context of each event of the block, within requests and outside, and in the explanation."""
+    manager, browser = in_memory(audit=AuditPolicy(actor=lambda _: Actor.user("policy"))), Browser()
+
+    async def act(session: Session) -> None:
+        with manager.acting_as(Actor.admin("joe"), ticket="OPS-12"):
+            session["n"] = 1
+            await session.save()
+            other = await manager.create(user_id=42)
+            await manager.revoke(other.id, reason="lost phone")
+        session["id"] = other.id
+
+    await browser.visit(app_of(manager), act)
+    one, later = await manager.audit.history(browser.session_id)
+    assert (one.actor, one.context["ticket"]) == (Actor.admin("joe"), "OPS-12")
+    assert (later.actor, "ticket" in later.context) == (Actor.user("policy"), False)
+    why = await manager.audit.explain(later.set["id"])
+    assert (why.actor, why.ticket) == (Actor.admin("joe"), "OPS-12")
+    assert " was revoked by admin joe (ticket OPS-12) at " in why.sentence
+
+
+@pytest.mark.parametrize("ticket", ["", "x" * 257])
+async def test_a_ticket_is_a_short_text(ticket: str) -> None:
+    """Or nothing of the block happens."""
+    with (
+        pytest.raises(ConfigError, match="write ticket='OPS-12'"),
+        in_memory().acting_as(Actor.admin("joe"), ticket=ticket),
+    ):
+        pytest.fail("the block ran")
+
+
+async def test_who_signs_a_user_in_is_not_the_user() -> None:
+    """Impersonation: the session is the user's, the actor of its login the admin, and an explanation says both."""
+    manager, browser = in_memory(), Browser()
+    await browser.visit(app_of(manager), lambda session: session.login("ada", actor=Actor.admin("joe")))
+    await browser.visit(app_of(manager), lambda session: session.update(n=1))
+    login, later = await manager.audit.history(browser.session_id)
+    assert [(event.user_id, event.actor) for event in (login, later)] == [("ada", Actor.admin("joe")), ("ada", None)]
+    why = await manager.audit.explain(browser.session_id)
+    assert (why.user_id, why.signed_in_by) == ("ada", Actor.admin("joe"))
+
+
+async def test_the_address_behind_a_proxy_of_ones_own() -> None:
+    """From the header that it wrote."""
+    policy = AuditPolicy(address="full", trusted_proxies=("203.0.113.0/24",))
+    event = await _event(policy, headers=[(b"x-forwarded-for", b"10.0.0.1, 198.51.100.7")])
+    assert event.context["address"] == "198.51.100.7"

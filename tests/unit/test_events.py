@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
+from evsession.errors import ConfigError
 from evsession.events import CAUSES, DEADLINES, Actor, Cause, Changes, Ended, Event, Updated
 
 
@@ -41,3 +42,12 @@ def test_every_event_carries_changes() -> None:
 def test_only_code_says_what_kind_of_actor_it_is(actor: Actor, kind: str) -> None:
     """Each kind has its own constructor, so no id from outside can claim another kind."""
     assert (actor.kind, actor.id) == (kind, "1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "id_"), [("root", "joe"), ("admin joe", "x"), ("admin", ""), ("admin", 7), ("admin", "x" * 257)]
+)
+def test_an_actor_is_of_a_known_kind_and_has_a_name(kind: Any, id_: Any) -> None:
+    """A text from elsewhere cannot make a kind of its own."""
+    with pytest.raises(ConfigError, match=r"write Actor\.admin\('joe'\)"):
+        Actor(kind=kind, id=id_)

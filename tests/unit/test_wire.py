@@ -107,6 +107,8 @@ def test_an_entry_lies_in_the_log_as_its_id_and_its_values() -> None:
     facts = (b"6-1", b"updated", SID.encode(), b"12", b"5-1", b"e" * 16, b"-3", b"user 1", b"{}", b'{"a":1}')
     assert line_of(entry) == (*facts, b"0a1b", b"h" * 16)
     assert entry_of(line_of(entry)) == entry
+    with pytest.raises(ValueError, match="not enough values"):
+        entry_of((b"6-1",))
 
 
 def test_a_message_carries_what_was_packed() -> None:
