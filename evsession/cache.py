@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hmac import compare_digest
 from typing import Final, Literal, Protocol
 
-from evsession.canonical import dumps_to_keep, loads
+from evsession.canonical import dumps_to_keep
+from evsession.chain import control_tag
 from evsession.codec import Stored, unpack_event
 from evsession.config import CachePolicy
-from evsession.control import Control
+from evsession.control import Control, Image, Revocation, revocation_of
 from evsession.errors import UnknownFormat
 from evsession.events import Cause, Ended, Event
 from evsession.state import evolve
@@ -62,7 +64,10 @@ class MessageKeys(Protocol):
     """Where the keys of feed messages come from: `Keyring`."""
 
     def message(self, key_id: str) -> bytes | None:
-        """Return the key with that id, or None where there is none."""
+        """Return the key of messages with that id, or None where there is none."""
+
+    def head(self, key_id: str) -> bytes | None:
+        """Return the key of heads with that id, or None where there is none."""
 
 
 class Cached:
@@ -100,12 +105,12 @@ def is_flat(stored: Stored) -> bool:
     return _CONTAINERS.isdisjoint(map(type, stored.snapshot.data.values()))  # canonical data has no subclasses
 
 
-def _control_facts(type_: str, data: bytes) -> object:
-    if type_ != "named_revoked":
+def _revocation(id_: StreamId, change: Notice | Entry) -> Revocation | None:
+    if change.type != "named_revoked":
         return None
     try:
-        return {"keep": None, **loads(data)}
-    except (ValueError, TypeError):
+        return revocation_of(Position(id_, change.event_id), change.data)
+    except ValueError:
         return None
 
 
@@ -175,6 +180,8 @@ class Cache:
         self.stats = CacheStats()
         self.watcher: Watcher = Nobody()
         self.bytes = 0
+        self.asked: set[str] = set()
+        """Shards of which somebody waits to hear that a revocation was applied here; who answers takes them out."""
         self._keys = keys
         self._staleness = policy.max_staleness.total_seconds()
         self._entries: dict[str, Cached] = {}
@@ -231,15 +238,23 @@ class Cache:
     def _is_usable(self, cached: Cached, now: float) -> bool:
         if now >= cached.deadline or cached.generation != cached.view.generation:
             return False
-        if cached.epoch != self.control.epoch:
-            self.judge(cached)
+        if cached.epoch != self.control.epoch and not self.judge(cached):
+            return False
         cached.used = True
         return True
 
-    def judge(self, cached: Cached) -> None:
-        """Bring `dead` up to date with the control log."""
+    def judge(self, cached: Cached, *, is_final: bool = False) -> bool:
+        """Bring `dead` up to date with the control log; return False if entries are missing here to tell.
+
+        With `is_final`, when a repair has found none, the session's history is not this one, and it is dead.
+        """
+        verdict = self.control.verdict(cached.stored.snapshot)
+        if verdict == "ahead" and not is_final:
+            cached.epoch = -1
+            return False
         cached.epoch = self.control.epoch
-        cached.dead = self.control.is_dead(cached.stored.snapshot)
+        cached.dead = verdict != "alive"
+        return True
 
     def may_serve(self, shard: str, now: float) -> bool:
         """Tell whether the leases of a shard and of the control log are valid."""
@@ -369,7 +384,7 @@ class Cache:
     # ── the feed ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def message(self, shard: str, message: bytes) -> bool:
-        """Take in one message of the feed, and return whether a repair is due."""
+        """Take in one message of the feed, and return whether a repair is due, or an answer to a revocation."""
         view = self.view(shard)
         self.stats.messages += 1
         try:
@@ -378,7 +393,7 @@ class Cache:
         except ValueError:
             self._reject(view)
         self._settle(view)
-        return view.gap
+        return view.gap or bool(self.asked)
 
     def missed(self, shard: str) -> None:
         """Learn that messages may have been lost, own ones too: a repair is due."""
@@ -394,7 +409,7 @@ class Cache:
             self._reject(view)
             return
         position = Position(id_, notice.event_id)
-        if prev == view.position:
+        if prev == view.position and not (view.shard == CONTROL and self.control.knows(notice.event_id)):
             self._apply(view, id_, notice)
             view.advance(position)
         elif not view.has_applied(position):
@@ -413,7 +428,7 @@ class Cache:
 
     def _apply(self, view: View, id_: StreamId, notice: Notice) -> None:
         if view.shard == CONTROL:
-            self._apply_control(id_, notice.type, notice.data)
+            self._apply_control(id_, notice)
             return
         known = self._outdated(view, notice)
         if known is None:
@@ -476,14 +491,25 @@ class Cache:
         event = self._read(change) if change.data and change.type in CLOSING else None
         if isinstance(event, Ended):
             self._bury(view.shard, change.sid, event.cause)
+            if event.cause == "revoked" and not event.by:
+                self.asked.add(view.shard)
         self.watcher.on_event(change.sid, change.version, event)
 
-    def _apply_control(self, id_: StreamId, type_: str, data: bytes) -> None:
-        match _control_facts(type_, data):
-            case {"name": str(name), "keep": str() | None as kept}:
-                self.control.revoke(name, id_, kept)
-            case _:
-                self.stats.unreadable += 1
+    def _apply_control(self, id_: StreamId, change: Notice | Entry) -> None:
+        entry = _revocation(id_, change)
+        if entry is None:
+            self.stats.unreadable += 1
+            return
+        self.control.apply(entry)
+        if entry.waits:
+            self.asked.add(CONTROL)
+
+    def _is_ours(self, entry: Entry) -> bool:
+        """Tell whether an entry of the control log was written by somebody who has the key."""
+        key = self._keys.head(entry.key_id)
+        if key is None:
+            return False
+        return compare_digest(control_tag(key, entry.event_id, entry.actor, entry.context, entry.data), entry.head)
 
     def _settle(self, view: View) -> None:
         if view.shard == CONTROL:
@@ -528,7 +554,11 @@ class Cache:
 
     def _apply_entry(self, view: View, entry: Entry) -> None:
         if view.shard == CONTROL:
-            self._apply_control(entry.id, entry.type, entry.data)
+            if self._is_ours(entry):
+                self._apply_control(entry.id, entry)
+            else:
+                self.stats.forged += 1
+                self.control.pass_over(entry.position)
         elif (known := self._outdated(view, entry)) is not None:
             self._discard(known)
 
@@ -543,6 +573,10 @@ class Cache:
         adopts = view.position is None
         if adopts:
             view.adopt(reply)
+            if view.unloaded is not None:
+                return True
+            if view.shard == CONTROL:
+                self.control.load(Image({}, b""))
         elif beat.position is None:
             return False  # somebody else adopted meanwhile: this reply proves nothing about that position
         view.promise(reply.end, sent_at + self._staleness)
@@ -561,6 +595,20 @@ class Cache:
                 self._drop(sid)
             self.watcher.on_lost(sid)
         self.stats.forks += bool(lost)
+
+    def loaded(self, end: Position, image: Image) -> None:
+        """Take in the whole control log as the store has it, which had reached `end` before it was read.
+
+        The next heartbeat tells whether that history still stands.
+
+        Raises:
+            ValueError: somebody else wrote into it.
+        """
+        view = self.view(CONTROL)
+        self.control.load(image)
+        view.loaded(end)
+        view.gap = True
+        self._settle(view)
 
     def adopted(self, flight: Flight) -> None:
         """Let a fill count although it began before its own heartbeats, executed ahead of it, adopted the log's end."""

@@ -26,3 +26,8 @@ def link_of(key: bytes, previous: bytes, covered: tuple[bytes, ...]) -> bytes:
 def head_of(key: bytes, link: bytes, sid: bytes, version: int, status: bytes, body: bytes) -> bytes:  # noqa: PLR0917
     """Return the 16-byte head of a state; `body` is the redacted form."""
     return mac(key, b"head", link, sid, b"%d" % version, status, body)
+
+
+def control_tag(key: bytes, *covered: bytes) -> bytes:
+    """Return the 16-byte tag of an entry of the control log: its event id, actor, context and data."""
+    return mac(key, b"control", *covered)

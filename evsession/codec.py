@@ -249,7 +249,8 @@ def _facts(event: Event) -> dict[str, Any]:
         case Renewed():
             return {"secret": event.secret, "phase": event.phase} | ({"seed": event.seed} if event.seed else {})
         case Ended():
-            return {"cause": event.cause} | ({"reason": event.reason} if event.reason else {})
+            optional = {"reason": event.reason, "by": event.by}
+            return {"cause": event.cause} | {name: value for name, value in optional.items() if value}
         case _:
             assert_never(event)
 
@@ -296,7 +297,8 @@ def _event(type_: str, data: dict[str, Any]) -> Event:
                 seed=_text(data.get("seed", "")),
             )
         case "ended":
-            return Ended(**changes, cause=_text(data["cause"]), reason=_text(data.get("reason", "")))
+            reason, by = _text(data.get("reason", "")), _text(data.get("by", ""))
+            return Ended(**changes, cause=_text(data["cause"]), reason=reason, by=by)
         case _:
             raise UnknownFormat(what="event", found=type_, known="created, updated, authenticated, renewed, ended")
 

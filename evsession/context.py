@@ -29,6 +29,10 @@ _NAMES: Final = {"w": "worker", "m": "method", "r": "route", "a": "address", "t"
 log = logging.getLogger("evsession.context")
 
 
+current: ContextVar[Any] = ContextVar("evsession-exchange", default=None)
+"""The exchange under way, so that what a request revokes counts as known when it signs in; the middleware sets it."""
+
+
 class Acting(NamedTuple):
     """Who acts in a block of code, and the number under which that was asked for."""
 

@@ -1,57 +1,331 @@
-"""What the control log says: from which position on each name is revoked."""
+"""What the control log says: which sessions are revoked, by the newest entry of each of their names.
+
+A session stands at the control position that its worker had applied when the request that began it began. It is dead
+once a later entry names it. A position that is not in the log held belongs to a history that a failover ended: such a
+session is dead too, unless the entry that stood there was issued again (`Again`) or was trimmed away long ago.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, Literal, NamedTuple
 
+from evsession.canonical import dumps, loads
+from evsession.positions import Positions
 from evsession.state import Snapshot
-from evsession.wire import Position, StreamId
+from evsession.wire import START, Position, StreamId, id_text, parse_id
 
-EVERYONE = "everyone"
+EVERYONE: Final = "everyone"
+
+MAX_RECENT: Final = 10_000
+"""Entries that are kept whole, to be issued again should a failover lose them.
+
+Source: what a replica lacks is a second or two of writes; of names whose entries are older, the newest is known anyway.
+"""
+
+FAR: Final[StreamId] = (2**62, 0)
+"""Where an entry stands that a failover lost and nobody has issued again yet: after everything."""
+
+Verdict = Literal["alive", "dead", "ahead"]
+"""What the control log says of a session; `ahead` means that entries are missing here, so repair first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Revoked:
-    """The newest revocation of a name, the session that it excepts, and the newest that does not except that one."""
+class Place(NamedTuple):
+    """Where an entry stood in a history that a failover ended.
+
+    `common` is the last id that this history shared with the next. `lost` is the event id of the first that it did
+    not, which names the history: ids alone do not, because a later one may hand out lower ids.
+    """
 
     id: StreamId
-    kept: str | None = None
-    before: StreamId = (0, 0)
+    common: StreamId
+    lost: bytes
 
-    def kills(self, sid: str, since: StreamId) -> bool:
-        """Tell whether a session of this name that stands at a control position is revoked."""
-        return since < (self.before if sid == self.kept else self.id)
+
+class Revocation(NamedTuple):
+    """One entry of the control log: a name, the session that it excepts, and where else the entry has stood.
+
+    `data` is the JSON of the log, which has the reason too; `waits` says that its caller counts the workers. `follows`
+    is the entry of the same name before it, as far as it is known here.
+    """
+
+    position: Position
+    name: str
+    keep: str | None = None
+    waits: bool = False
+    places: tuple[Place, ...] = ()
+    data: bytes = b""
+    follows: StreamId = START.id
+
+
+def revocation_of(position: Position, data: bytes) -> Revocation:
+    """Return what an entry of the control log says.
+
+    Raises:
+        ValueError: it is not of this form.
+    """
+    try:
+        return _revocation_of(position, data)
+    except (AttributeError, TypeError, KeyError) as error:
+        msg = "an entry of the control log is not of its form"
+        raise ValueError(msg) from error
+
+
+def _revocation_of(position: Position, data: bytes) -> Revocation:
+    facts = loads(data)
+    keep = facts.get("keep")
+    places = tuple(
+        Place(parse_id(id_.encode()), parse_id(common.encode()), bytes.fromhex(lost))
+        for id_, common, lost in facts.get("places", ())
+    )
+    return Revocation(
+        position, str(facts["name"]), None if keep is None else str(keep), bool(facts.get("waits")), places, data
+    )
+
+
+def data_of(entry: Revocation) -> bytes:
+    """Return the data under which a lost entry is issued again: with the places where it has stood."""
+    facts = loads(entry.data) if entry.data else {"name": entry.name} | ({"keep": entry.keep} if entry.keep else {})
+    facts.pop("waits", None)
+    places = [[id_text(place.id), id_text(place.common), place.lost.hex()] for place in entry.places]
+    return dumps(facts | {"places": places})
+
+
+class _Newest(NamedTuple):
+    """The newest entry of a name, the session that it excepts, and the newest that does not except that one."""
+
+    id: StreamId
+    keep: str | None
+    before: StreamId
+
+    def limit(self, sid: str) -> StreamId:
+        """Return the position from which on a session of this name lives."""
+        return self.before if sid == self.keep else self.id
+
+    @classmethod
+    def parse(cls, raw: bytes) -> _Newest:
+        id_, *kept = raw.split(b" ")
+        return cls(parse_id(id_), kept[0].decode(), parse_id(kept[1])) if kept else cls(parse_id(id_), None, (0, 0))
+
+    def text(self) -> bytes:
+        kept = f" {self.keep} {id_text(self.before)}" if self.keep is not None else ""
+        return f"{id_text(self.id)}{kept}".encode()
+
+
+_NOTHING: Final = _Newest((0, 0), None, (0, 0))
+
+
+class Image(NamedTuple):
+    """The control log as a store has it for a worker that starts.
+
+    `names` maps a name to its newest entry, ``id`` or ``id keep before``. `held` is the position of every entry, packed
+    as `Positions` has it. `again` are position and data of the entries that were issued again. The names must have been
+    read before the rest. Whoever takes an image in owns it.
+    """
+
+    names: dict[bytes, bytes]
+    held: bytes
+    again: Sequence[tuple[Position, bytes]] = ()
 
 
 class Control:
-    """The newest revocation of every name, as far as a worker has applied the control log.
+    """The control log of one worker, as far as it was applied.
 
     `epoch` grows with every entry, so that a cached session is judged once for each and not at every read.
     """
 
     def __init__(self) -> None:
         self.epoch = 0
-        self._names: dict[str, Revoked] = {}
+        self.lost: dict[bytes, Revocation] = {}
+        """Entries that this worker knew and the log has lost, by event id, oldest first: to be issued again."""
+        self._names: dict[bytes, bytes] = {}
+        self._positions = Positions()
+        self._again: dict[str, dict[bytes, Revocation]] = {}
+        self._places: dict[Position, Place] = {}
+        self._recent: OrderedDict[bytes, Revocation] = OrderedDict()
 
-    def revoke(self, name: str, id_: StreamId, kept: str | None) -> None:
-        """Take in one entry, in any order; the same one again changes nothing."""
-        known = self._names.get(name, Revoked((0, 0)))
-        if known.id < id_:
-            newest = Revoked(id_, kept, known.before if known.kept == kept else known.id)
-        elif known.before < id_ <= known.id and known.kept != kept:  # equal: given out again after a failover
-            newest = replace(known, before=id_)
-        else:
+    @property
+    def highest(self) -> StreamId:
+        """The highest id seen in any history; a new entry gets one above it, whatever a clock says."""
+        ids = [self._positions.last.id, *(entry.position.id for entry in self.lost.values())]
+        return max(ids)
+
+    def knows(self, event: bytes) -> bool:
+        """Tell whether an event id was applied lately: a message with it is a replay."""
+        return event in self._recent and event not in self.lost
+
+    def entry(self, event: bytes) -> Revocation | None:
+        """Return an entry that was applied lately, as it stands in the log now; None if it is lost or unknown."""
+        return self._recent.get(event) if event not in self.lost else None
+
+    # ── taking in ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def apply(self, entry: Revocation) -> None:
+        """Take in the next entry of the log; one that is held already changes nothing."""
+        if self._positions.has(entry.position):
             return
-        self._names[name] = newest
+        self._positions.add(entry.position)
+        self._recent[entry.position.event] = entry._replace(follows=self._newest(entry.name).id)
+        if len(self._recent) > MAX_RECENT:
+            self._recent.popitem(last=False)
+        if entry.places:
+            self._issued_again(entry)
+        else:
+            self._names[entry.name.encode()] = self._after(entry).text()
         self.epoch += 1
 
+    def _after(self, entry: Revocation) -> _Newest:
+        known = self._newest(entry.name)
+        if entry.keep is None:
+            return _Newest(entry.position.id, None, (0, 0))
+        return _Newest(entry.position.id, entry.keep, known.before if known.keep == entry.keep else known.id)
+
+    def _newest(self, name: str) -> _Newest:
+        raw = self._names.get(name.encode())
+        return _NOTHING if raw is None else _Newest.parse(raw)
+
+    def _issued_again(self, entry: Revocation) -> None:
+        event = entry.position.event
+        self.lost.pop(event, None)
+        self._again.setdefault(entry.name, {})[event] = entry
+        for place in entry.places:
+            self._places[Position(place.id, event)] = place
+
+    def pass_over(self, position: Position) -> None:
+        """Take in that an entry stands there which revokes nobody, because none of us wrote it."""
+        if not self._positions.has(position):
+            self._positions.add(position)
+
+    def load(self, image: Image) -> None:
+        """Begin with a log as the store has it. What was known here and is not in it stays in force, as `lost`."""
+        before, recent, names, lost = self._positions, self._recent, self._names, self.lost
+        self._positions, self._names = Positions(image.held), image.names
+        self._again, self._places, self.lost = {}, {}, {}
+        for position, data in image.again:
+            self._issued_again(revocation_of(position, data))
+        self._recent = OrderedDict((event, one) for event, one in recent.items() if self._positions.has(one.position))
+        common, is_back = self._positions.common_with(before), {position.event for position, _ in image.again}
+        after = list(before.after(common))
+        gone = [position for position in after if position.event not in is_back]
+        found = [_at(entry, common, after[0].event) for entry in _known(gone, recent, names)]
+        found += [_still(entry, common) for event, entry in lost.items() if event not in is_back]
+        for entry in sorted(found, key=lambda entry: entry.position.id):
+            self._lose(entry)
+        self.epoch += bool(image.held or len(before))
+
+    def trim(self, first: StreamId) -> None:
+        """Forget the entries before an id, which the store has removed since no living session is as old."""
+        if not self._positions.trim(first):
+            return
+        self._names = {name: raw for name, raw in self._names.items() if _Newest.parse(raw).id >= first}
+        for entries in self._again.values():
+            for event in [event for event, entry in entries.items() if entry.position.id < first]:
+                del entries[event]
+
+    def _lose(self, entry: Revocation) -> None:
+        """Keep an entry in force that the log has lost: as if it had been issued again after all others."""
+        event = entry.position.event
+        self.lost[event] = entry
+        self._again.setdefault(entry.name, {})[event] = entry._replace(position=Position(FAR, event))
+        self._places.update((Position(place.id, event), place) for place in entry.places)
+
+    def settle(self, event: bytes) -> None:
+        """Give up a lost entry: the log has another attempt at the same."""
+        entry = self.lost.pop(event)
+        del self._again[entry.name][event]
+        for place in entry.places:
+            self._places.pop(Position(place.id, event), None)
+        self.epoch += 1
+
+    # ── judging ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
     def is_dead(self, snapshot: Snapshot) -> bool:
-        """Tell whether an entry later than the session's control position names it."""
-        if not self._names:
-            return False
-        since = Position.parse(snapshot.control).id if snapshot.control else (0, 0)
-        revoked = (self._names.get(name) for name in (EVERYONE, *names_of(snapshot)))
-        return any(entry.kills(snapshot.sid, since) for entry in revoked if entry is not None)
+        """Tell whether a session is revoked for certain."""
+        return self.verdict(snapshot) == "dead"
+
+    def verdict(self, snapshot: Snapshot) -> Verdict:
+        """Return what the control log says of a session."""
+        if not snapshot.control:
+            return "dead" if self._kills(snapshot, START.id) else "alive"
+        since = Position.parse(snapshot.control)
+        if self._positions.has(since):
+            return "dead" if self._kills(snapshot, since.id) else "alive"
+        if (place := self._places.get(since)) is not None:
+            return "dead" if self._kills_moved(snapshot, place) else "alive"
+        if since.id > self._positions.last.id:
+            return "ahead"
+        if since.id < self._positions.first.id or since == START:
+            return "dead" if self._kills(snapshot, since.id) else "alive"
+        return "dead"
+
+    def killer(self, snapshot: Snapshot) -> StreamId | None:
+        """Return the id of the newest entry that names a session and stands in the log; None if there is none."""
+        ids = [self._newest(name).limit(snapshot.sid) for name in _all_names(snapshot)]
+        for name in _all_names(snapshot):
+            ids += [entry.position.id for entry in self._again.get(name, {}).values() if entry.position.id != FAR]
+        newest = max(ids)
+        return None if newest == (0, 0) else newest
+
+    def newest_of(self, names: Iterable[str], sid: str) -> StreamId:
+        """Return the newest entry that names any of these and does not except a session."""
+        return max((self._newest(name).limit(sid) for name in names), default=(0, 0))
+
+    def _kills(self, snapshot: Snapshot, since: StreamId) -> bool:
+        """Judge a session that stands in the log held."""
+        sid = snapshot.sid
+        for name in _all_names(snapshot):
+            raw = self._names.get(name.encode())
+            if raw is not None and since < _Newest.parse(raw).limit(sid):
+                return True
+            if any(since < again.position.id and again.keep != sid for again in self._again.get(name, {}).values()):
+                return True
+        return False
+
+    def _kills_moved(self, snapshot: Snapshot, since: Place) -> bool:
+        """Judge a session that stands at an entry which was lost: after what the histories share, before all else.
+
+        Of the entries that were issued again, those that came before its own in the same lost history spare it.
+        """
+        sid = snapshot.sid
+        for name in _all_names(snapshot):
+            if self._newest(name).limit(sid) > since.common:
+                return True
+            for again in self._again.get(name, {}).values():
+                came_before = any(at.lost == since.lost and at.id <= since.id for at in again.places)
+                if again.keep != sid and again.position.id > since.common and not came_before:
+                    return True
+        return False
+
+
+def _known(
+    gone: Sequence[Position], recent: Mapping[bytes, Revocation], names: Mapping[bytes, bytes]
+) -> Iterator[Revocation]:
+    """Yield what is known of lost entries: those of late, and the newest of each name."""
+    yield from (recent[position.event] for position in gone if position.event in recent)
+    older = {id_text(position.id).encode(): position for position in gone if position.event not in recent}
+    for name, raw in names.items() if older else ():
+        position = older.get(raw.split(b" ", 1)[0])
+        if position is not None:
+            yield Revocation(position, name.decode(), _Newest.parse(raw).keep)
+
+
+def _at(entry: Revocation, common: StreamId, lost: bytes) -> Revocation:
+    """Return an entry that was lost, with the place where it stood."""
+    return entry._replace(places=(*entry.places, Place(entry.position.id, common, lost)))
+
+
+def _still(entry: Revocation, common: StreamId) -> Revocation:
+    """Return an entry that was lost before and has not come back: what its history shares with this one is less.
+
+    Of what was lost only now, nobody can tell whether it came before: sessions at such an entry may be killed by that.
+    """
+    *earlier, last = entry.places
+    return entry._replace(places=(*earlier, last._replace(common=min(last.common, common))))
+
+
+def _all_names(snapshot: Snapshot) -> tuple[str, ...]:
+    return (EVERYONE, *names_of(snapshot))
 
 
 def names_of(snapshot: Snapshot) -> tuple[str, ...]:

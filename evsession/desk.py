@@ -7,14 +7,16 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from evsession.cache import Cached
 from evsession.canonical import dumps, loads
 from evsession.codec import Stored
 from evsession.committer import Decide
-from evsession.config import AuditPolicy, CookiePolicy, SessionPolicy, check_transports
-from evsession.context import MAX_TEXT, Acting, acting, actor_of, context_of, outside
+from evsession.config import AuditPolicy, CachePolicy, CookiePolicy, SessionPolicy, check_transports
+from evsession.context import MAX_TEXT, Acting, acting, actor_of, context_of, current, outside
+from evsession.control import EVERYONE
 from evsession.device import unpack
 from evsession.draft import Stamp
 from evsession.errors import ConfigError, SessionConflict, SessionEnded, Unsupported
@@ -22,10 +24,12 @@ from evsession.events import Actor, Authenticated, Changes, Created, Event, Upda
 from evsession.index import UserIndex
 from evsession.info import SessionInfo, info_of
 from evsession.plan import detect
+from evsession.revocation import NOTHING, Receipt
 from evsession.session import Session
 from evsession.state import Snapshot, diff, rebase
 from evsession.tokens import Purpose, Token, is_sid, mint, new_sid, normalise_user_id
-from evsession.wire import control_text
+from evsession.view import CONTROL
+from evsession.wire import Position, control_text, id_text
 from evsession.worker import Worker
 
 R = TypeVar("R")
@@ -57,6 +61,7 @@ class Desk:
         self.transports = check_transports(transports)
         self.clock = worker.clock
         self.index = UserIndex(worker, policy)
+        self.cache_policy: CachePolicy = worker.cache_policy
 
     async def fetch(self, sid: str, *, may_join: bool = True) -> Cached | None:
         """Return a session from the store, None if it is not there or past a deadline.
@@ -285,20 +290,132 @@ class Desk:
         sid = cached.stored.snapshot.sid
         return await self.worker.committer.append(sid, cached.stored, decide, self.stamp(None))
 
+    # ── revoking ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
     async def revoke(
-        self, session: Session | SessionInfo | str, *, reason: str = "", actor: Actor | None = None
-    ) -> bool:
-        """End a session, whoever holds it; return whether it was alive until now.
+        self,
+        session: Session | SessionInfo | str,
+        *,
+        reason: str = "",
+        actor: Actor | None = None,
+        timeout: timedelta | None = None,
+    ) -> Receipt:
+        """End a session, whoever holds it; the receipt tells which workers know, after at most `timeout`.
+
+        `timeout` defaults to `max_staleness`; zero does not wait. A session that has ended already, or never was, is
+        no error.
 
         Raises:
             StoreUnavailable: it is not known whether the session has ended; call again.
         """
-        sid = id_of(session)
+        sid, started_at = id_of(session), self.clock()
         if not is_sid(sid):
-            return False
+            return NOTHING
         await self.worker.ensure_open()
         stamp = self.stamp(None, actor)
-        return await self.worker.end(sid, "revoked", reason=reason, actor=stamp.actor, context=stamp.context)
+        await self.worker.end(sid, "revoked", reason=reason, actor=stamp.actor, context=stamp.context)
+        appended_at = self.clock()
+        position = await self.worker.place_of_end(sid)
+        return NOTHING if position is None else await self._receipt(sid[:2], position, started_at, appended_at, timeout)
+
+    async def revoke_user(
+        self,
+        user_id: object,
+        *,
+        reason: str = "",
+        actor: Actor | None = None,
+        keep: Session | None = None,
+        timeout: timedelta | None = None,
+    ) -> Receipt:
+        """Sign a user out everywhere: one write, however many sessions there are, logins under way included.
+
+        `keep` is the session of this very request, which lives on with a new token; its old one is dead. `reason` is
+        an operator's sentence for the audit trail. `timeout` defaults to `max_staleness`; zero does not wait.
+
+        Raises:
+            InvalidUserId: no user can have this id.
+            SessionDetached, SessionEnded, ResponseStarted: of `keep`; nothing was revoked.
+            StoreUnavailable: with `outcome_unknown` it may be in force; call again.
+        """
+        name = f"user:{normalise_user_id(user_id)}"
+        return await self._revoke_name(name, reason, actor, keep, timeout)
+
+    async def revoke_named(
+        self,
+        kind: str,
+        value: object,
+        *,
+        reason: str = "",
+        actor: Actor | None = None,
+        keep: Session | None = None,
+        timeout: timedelta | None = None,
+    ) -> Receipt:
+        """End all sessions with a name given at login, such as ``revoke_named("tenant", "acme")``.
+
+        Parameters and errors are those of `revoke_user`.
+
+        Raises:
+            ValueError: the name has not the form ``kind:value``.
+        """
+        return await self._revoke_name(name_of(kind, value), reason, actor, keep, timeout)
+
+    async def revoke_everyone(
+        self,
+        *,
+        reason: str = "",
+        actor: Actor | None = None,
+        keep: Session | None = None,
+        timeout: timedelta | None = None,
+    ) -> Receipt:
+        """End all sessions of this namespace, anonymous ones included; all else is as in `revoke_user`."""
+        return await self._revoke_name(EVERYONE, reason, actor, keep, timeout)
+
+    async def _revoke_name(
+        self, name: str, reason: str, actor: Actor | None, keep: Session | None, timeout: timedelta | None
+    ) -> Receipt:
+        worker, started_at = self.worker, self.clock()
+        await worker.ensure_open()
+        kept = None if keep is None else await keep.keepable()
+        is_waited_for = timeout is None or timeout > timedelta(0)
+        position = await worker.revoker.append(
+            name, self.stamp(None, actor), keep=kept, reason=reason, waits=is_waited_for
+        )
+        appended_at = self.clock()
+        self._count_as_known(position)
+        if keep is not None:
+            keep.rotate()
+            await keep.save()
+        return await self._receipt(CONTROL, position, started_at, appended_at, timeout)
+
+    def _count_as_known(self, position: Position) -> None:
+        exchange, entry = current.get(), self.worker.cache.control.entry(position.event)
+        if exchange is not None and exchange.manager is self and entry is not None:
+            exchange.has_revoked(entry)
+
+    async def _receipt(
+        self, shard: str, position: Position, started_at: float, appended_at: float, timeout: timedelta | None
+    ) -> Receipt:
+        seconds = (self.cache_policy.max_staleness if timeout is None else timeout).total_seconds()
+        if seconds <= 0:
+            return Receipt(id=id_text(position.id), complete=False)
+        if not self.worker.store.is_remote:
+            await self.worker.answer()
+        return await self.worker.revoker.receipt(
+            shard, position, started_at=started_at, appended_at=appended_at, timeout=seconds
+        )
+
+
+def name_of(kind: str, value: object) -> str:
+    """Return the name that a session can be revoked by.
+
+    Raises:
+        ValueError: the kind is not a plain word, is reserved, or the value is empty.
+    """
+    text = str(value)
+    if not kind.isidentifier() or kind in ("user", EVERYONE) or not text:
+        msg = f"{kind!r} and {text!r} make no name; give a word such as 'tenant' and a value, or use revoke_user(id)"
+        raise ValueError(msg)
+    return f"{kind}:{text}"
 
 
 def id_of(session: Session | SessionInfo | str) -> str:

@@ -78,10 +78,11 @@ class Renewed(Changes):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended(Changes):
-    """The session is over, for good."""
+    """The session is over, for good. `by` is the id of the control log's entry if it was revoked by name."""
 
     cause: Cause
     reason: str = ""
+    by: str = ""
 
 
 Event = Created | Updated | Authenticated | Renewed | Ended

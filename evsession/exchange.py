@@ -14,6 +14,7 @@ from evsession.canonical import check_size, dumps
 from evsession.codec import Stored
 from evsession.committer import Decide
 from evsession.context import device_of
+from evsession.control import EVERYONE, Revocation
 from evsession.cookies import Found, Headers
 from evsession.errors import (
     EvsessionError,
@@ -27,10 +28,10 @@ from evsession.events import DEADLINES, Authenticated, Changes, Created, Ended, 
 from evsession.patience import RETRY_AFTER
 from evsession.plan import Login, Plan
 from evsession.session import Session
-from evsession.state import Snapshot, rebase
+from evsession.state import Snapshot, evolve, rebase
 from evsession.store import Entrance
 from evsession.tokens import Purpose, Ticket, Token, mint, new_sid, reissue
-from evsession.wire import control_text
+from evsession.wire import START, Position, control_text
 from evsession.worker import milliseconds
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ class Exchange:
     """Binds a session to the connection that it was loaded for; ends with it."""
 
     __slots__ = (
-        "bearer", "cached", "connection", "control", "cookie", "is_over", "issued", "manager", "mends", "raw", "scope",
-        "session", "source", "started", "ticket", "transport",
+        "_revoked", "bearer", "cached", "connection", "control", "cookie", "is_over", "issued", "manager", "mends",
+        "raw", "scope", "session", "source", "started", "ticket", "transport",
     )  # fmt: skip
 
     new_session: ClassVar[Callable[..., Session]] = Session
@@ -74,6 +75,8 @@ class Exchange:
         """The bearer token that the response hands out."""
         self.transport: Purpose = manager.transports[0]
         """How the token came; without one, how a new session's is to be handed out."""
+        self._revoked: list[Revocation] = []
+        """What this very request has revoked: whoever signs in with it does so knowing."""
         self.started = False
         self.mends = False
         self.is_over = False
@@ -105,6 +108,7 @@ class Exchange:
             session = self.new_session(policy)
         elif cached.dead or snapshot.ended is not None or ticket.secret_hash not in snapshot.secrets:
             session = self.new_session(policy, is_dead=True)
+            self.manager.worker.bury(cached)
         else:
             session = self.new_session(policy, cached.stored, cached.flat)
         session._binding = self
@@ -188,7 +192,7 @@ class Exchange:
             raise SessionEnded("logout")
         await worker.ensure_open()
         changes = worker.drafter.changes(plan.changes)
-        if not plan.begins:
+        if not plan.begins and not self._has_revoked_itself(plan):
             return await self._change(session.base, plan, changes)
         entrance = None
         if plan.end is not None:
@@ -205,6 +209,13 @@ class Exchange:
             if plan.end is not None:
                 session.dropped(is_over=True)
             raise
+
+    def _has_revoked_itself(self, plan: Plan) -> bool:
+        """Tell whether this request has revoked its own session, as a reset of a password does, and signs in anew."""
+        base = self.session.base
+        if plan.login is None or not self._revoked or base is None:
+            return False
+        return self.manager.worker.cache.control.is_dead(base.snapshot)
 
     async def _end(self, base: Stored, plan: Plan) -> None:
         cause = plan.end or "logout"
@@ -243,7 +254,12 @@ class Exchange:
         sid = self._new_sid() if entrance is None else entrance.sid
         token = self._new_token(sid, login)
         event = self._first_event(login, changes, token)
-        stored = await self._append(sid, None, lambda _: event, login, entrance)
+
+        def decide(_: Snapshot | None) -> Event:
+            self._check_alive(evolve(Snapshot(sid=sid), event))
+            return event
+
+        stored = await self._append(sid, None, decide, login, entrance)
         if stored is None:  # the event was named, so it was appended
             raise SessionEnded("logout")
         manager.worker.counts.created += 1
@@ -256,9 +272,8 @@ class Exchange:
     def _first_event(self, login: Login | None, changes: Changes, token: Token) -> Event:
         if login is not None:
             return self._authenticated(login, changes, token)
-        return Created(
-            set_=changes.set_, redacted=changes.redacted, secret=token.secret_hash, control=self._control_text()
-        )
+        control = control_text(self._control_of(token.sid, (EVERYONE,)))
+        return Created(set_=changes.set_, redacted=changes.redacted, secret=token.secret_hash, control=control)
 
     def _authenticated(self, login: Login, changes: Changes, token: Token) -> Event:
         return Authenticated(
@@ -267,7 +282,7 @@ class Exchange:
             redacted=changes.redacted,
             user_id=login.user_id,
             secret=token.secret_hash,
-            control=self._control_text(),
+            control=control_text(self._control_of(token.sid, (EVERYONE, f"user:{login.user_id}", *login.names))),
             names=login.names,
             detected=login.detected,
             facts=login.facts,
@@ -303,7 +318,9 @@ class Exchange:
             self._check_token(snapshot)
             changes = wanted if snapshot is base.snapshot else rebase(wanted, snapshot.data)
             if login is not None and token is not None:
-                return self._authenticated(login, changes, token)
+                event = self._authenticated(login, changes, token)
+                self._check_alive(evolve(snapshot, event))
+                return event
             if token is not None:
                 return Renewed(
                     set_=changes.set_,
@@ -330,8 +347,31 @@ class Exchange:
         if self.manager.worker.cache.control.is_dead(snapshot) if dead is None else dead:
             raise SessionEnded("revoked")
 
-    def _control_text(self) -> str:
-        return control_text(self.control)
+    def has_revoked(self, entry: Revocation) -> None:
+        """Take in that this request has revoked a name, so that a login in it lives."""
+        self._revoked.append(entry)
+
+    def _control_of(self, sid: str, names: tuple[str, ...]) -> Position | None:
+        """Return the control position of a session that begins now: where this worker stood when the request began.
+
+        What the request itself has revoked counts as known, unless somebody else has revoked one of the names since.
+        """
+        if not self._revoked:
+            return self.control
+        since = (self.control or START).id
+        own = {entry.name: entry for entry in self._revoked}
+        control = self.manager.worker.cache.control
+        for name in names:
+            newest = control.newest_of((name,), sid)
+            is_own = name in own and newest <= own[name].position.id and own[name].follows <= since
+            if newest > since and not is_own:
+                return self.control
+        return max(entry.position for entry in self._revoked)
+
+    def _check_alive(self, snapshot: Snapshot) -> None:
+        """Raise if a session is revoked before it begins, as by a logout everywhere while its password was checked."""
+        if self.manager.worker.cache.control.is_dead(snapshot):
+            raise SessionEnded("revoked")
 
     def _stamp(self, login: Login | None) -> Any:
         actor = login.actor if login is not None else None

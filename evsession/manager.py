@@ -192,8 +192,7 @@ class SessionManager(Desk):
             ConfigError: the namespace belongs to another application or other keys.
         """
         try:
-            await self.worker.ensure_open()
-            await self.worker.replica.ensure_lease(self.worker.store.shards[0])
+            await self.prove()
         except StoreUnavailable as error:
             self.worker.problem = error
         except ConfigError:
@@ -233,12 +232,20 @@ class SessionManager(Desk):
             await self.stop()
             self.worker.is_reader = False
 
+    async def prove(self) -> None:
+        """Have the control log known, and leases that prove what is served from memory.
+
+        Raises:
+            StoreUnavailable, ConfigError: it cannot be had.
+        """
+        await self.worker.ensure_open()
+        await self.worker.replica.ensure_lease(self.worker.store.shards[0])
+
     async def health(self) -> Health:
         """Return whether this worker can prove what it serves."""
         problems = []
         try:
-            await self.worker.ensure_open()
-            await self.worker.replica.ensure_lease(self.worker.store.shards[0])
+            await self.prove()
         except (StoreUnavailable, ConfigError) as error:
             problems.append(str(error))
         return Health(not problems, tuple(problems))

@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evsession.bearer import has_token, token_sent, two_tokens, version_seen
+from evsession.context import current
 from evsession.conversation import CLOSE, Conversation, OnError, tell, unavailable_response
 from evsession.cookies import raw_value, same_origin
 from evsession.errors import ConfigError, EvsessionError, SessionDetached, StoreUnavailable
@@ -53,7 +54,7 @@ class SessionMiddleware:
         self.scope_key = scope_key
         self.on_error = on_error
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: PLR0912  # the fast path
         kind = scope["type"]
         if kind == "lifespan":
             await self._lifespan(scope, receive, send)
@@ -68,6 +69,8 @@ class SessionMiddleware:
         scope[INSTALLED] = scope[INSTALLED] + self._installed if INSTALLED in scope else self._installed
         manager = self.manager
         exchange = self.new_exchange(manager, scope)
+        if exchange.control is None:
+            await self._prepare(exchange)
         raw = raw_value(scope["headers"], manager.cookie_name)
         if manager.takes_bearer:
             sent = token_sent(scope["headers"])
@@ -79,6 +82,7 @@ class SessionMiddleware:
             return
         scope[self.scope_key] = exchange.serve()
         conversation = Conversation(exchange, receive, send, self.on_error)
+        outer = current.set(exchange)
         try:
             if kind == "http":
                 await self.app(scope, conversation.receive_http, conversation.send_http)
@@ -91,9 +95,19 @@ class SessionMiddleware:
             if exchange.connection is not None or exchange.session.might_differ():
                 await conversation.end()
         finally:
+            current.reset(outer)
             if log.isEnabledFor(logging.DEBUG):
                 conversation.log()
             exchange.close()
+
+    async def _prepare(self, exchange: Exchange) -> None:
+        """Have the control log known before a request begins; without it, what begins now is older than all of it."""
+        try:
+            await self.manager.prove()
+        except EvsessionError as error:
+            log.debug("the control log is not known yet: %s", error)
+        else:
+            exchange.control = self.manager.worker.control.position
 
     def _is_inner(self, scope: Scope) -> bool:
         for other in scope[INSTALLED]:

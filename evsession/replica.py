@@ -16,6 +16,7 @@ from evsession.keys import Keyring
 from evsession.patience import RETRY_AFTER
 from evsession.store import FillReply, Store
 from evsession.view import CONTROL, Beat, BeatReply, View
+from evsession.wire import Position
 
 PAGE: Final = 512
 """Entries a repair reads at once.  Source: about 100 KB, a millisecond or two of the server's time."""
@@ -27,6 +28,9 @@ MAX_ROUNDS: Final = 500
 Source: each needs another write within one round trip; with 100 writers on two workers one fill in 2,000 was overtaken
 ten times in a row (measured).
 """
+
+LEASE_ROUNDS: Final = 3
+"""Heartbeats until a lease at most.  Source: one names the control log's end, one follows its loading, one to spare."""
 
 PATIENCE: Final = 1.0
 """Seconds after which a fill that was overtaken again and again gives up: as long as a command may take."""
@@ -105,10 +109,17 @@ class Replica:
             if cached is not None:
                 if self._clock() >= cached.proven_until:
                     continue
-                self.cache.judge(cached)
+                await self._judge(cached)
             if cached is not None or verdict == "gone":
                 return cached
         raise StoreUnavailable(RETRY_AFTER, f"session {sid} changes faster than it can be read")
+
+    async def _judge(self, cached: Cached) -> None:
+        if not self.cache.judge(cached):
+            view = self.cache.view(CONTROL)
+            view.gap = True
+            await self.repair(view)
+            self.cache.judge(cached, is_final=True)
 
     async def _fill_once(self, sid: str) -> Verdict:
         sent_at = self._clock()
@@ -209,10 +220,11 @@ class Replica:
         Raises:
             StoreUnavailable: the store cannot be reached, or the proof cannot be had.
         """
-        if self.cache.may_serve(shard, self._clock()):
-            return
-        await self.prove([shard])
-        await self._catch_up(self.cache.view(CONTROL), self.cache.view(shard))
+        for _ in range(LEASE_ROUNDS):
+            if self.cache.may_serve(shard, self._clock()):
+                return
+            await self.prove([shard])
+            await self._catch_up(self.cache.view(CONTROL), self.cache.view(shard))
         if not self.cache.may_serve(shard, self._clock()):
             raise StoreUnavailable(RETRY_AFTER, f"what shard {shard} holds could not be proved")
 
@@ -228,6 +240,8 @@ class Replica:
             StoreUnavailable: the store cannot be reached; the gap remains.
         """
         async with self._repairing.setdefault(view.shard, anyio.Lock()):
+            if view.unloaded is not None:
+                await self._load(view, view.unloaded)
             more = view.gap or view.is_waiting
             while more and view.position is not None:
                 view.gap, start, generation = False, view.position, view.generation
@@ -239,6 +253,19 @@ class Replica:
                 if view.generation == generation and not self.cache.repaired(view, start, entries):
                     self.forked.add(view.shard)
                 more = view.gap or len(entries) >= PAGE
+
+    async def _load(self, view: View, end: Position) -> None:
+        """Load the whole control log, which had reached `end` before."""
+        view.gap, generation = False, view.generation
+        try:
+            image = await self._store.image()
+            if view.generation == generation:
+                self.cache.loaded(end, image)
+        except ValueError as error:
+            log.critical("the control log holds what none of us wrote: %s; find out who can write to Redis", error)
+            raise StoreUnavailable(RETRY_AFTER, "the control log cannot be read") from error
+        finally:
+            view.gap = True
 
     async def repair_all(self) -> None:
         """Repair every shard that has a gap or waits for an end that a heartbeat named.

@@ -330,6 +330,20 @@ class Session(dict[str, Any]):
         """
         await self._bound("revalidate").revalidate(self)
 
+    async def keepable(self) -> str:
+        """Return the id under which a revocation may except this session, once the store has said that it lives.
+
+        Raises:
+            SessionDetached: it is not the session of a request under way, or was never committed.
+            ResponseStarted: its new token could not be handed out any more.
+            SessionEnded: it is over.
+        """
+        self._bound("keep=").needs_cookie("keep=")
+        await self.revalidate()
+        if self._base is None:
+            raise SessionDetached("keep=")
+        return self._base.snapshot.sid
+
     def _bound(self, operation: str) -> Binding:
         if self._binding is None:
             raise SessionDetached(operation)

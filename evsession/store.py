@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol
 
+from evsession.control import Image
 from evsession.view import Beat, BeatReply
 from evsession.wire import Entry, Line, Position, StreamId
 
@@ -172,6 +173,49 @@ class Counters(NamedTuple):
     deleted: StreamId | None
 
 
+class NamedRevoked(NamedTuple):
+    """One entry for the control log: a name is revoked, and one session perhaps excepted.
+
+    `highest` is the highest id that the caller has seen; the entry gets one above it, whatever the store's clock says.
+    `since` is the id from which on the log is searched for the first `EVENT_KEY` bytes of `event_id`, since an attempt
+    that was given up may still arrive, also after the next. `is_again` says that a failover lost the entry, which is
+    then issued only once.
+    """
+
+    event_id: bytes
+    name: str
+    keep: str | None
+    highest: StreamId
+    since: StreamId
+    is_again: bool
+    actor: bytes
+    context: bytes
+    data: bytes
+    worker_time: int
+    key_id: str
+    tag: bytes
+    notice: bytes
+
+
+class RevokeReply(NamedTuple):
+    """Where the entry stands, this attempt's or the earlier one's that was found."""
+
+    position: Position
+    now: int
+
+
+class Witness(NamedTuple):
+    """What the workers have applied of a shard's log; times in ms of the store's clock.
+
+    `stands` tells whether the entry that was asked for is in the log. `records` are those of `Store.records`.
+    """
+
+    now: int
+    birth: int
+    stands: bool
+    records: Mapping[str, bytes]
+
+
 class FeedListener(Protocol):
     """Who is told of what the feed brings, in the order of the log, always in the event loop's thread."""
 
@@ -305,6 +349,24 @@ class Store(Protocol):
 
     async def forget(self, shard: str, worker: str, record: bytes) -> None:
         """Remove a worker's record if it still is the one given."""
+
+    async def revoke(self, entry: NamedRevoked) -> RevokeReply:
+        """Append one entry to the control log, or find the one that an earlier attempt appended."""
+
+    async def image(self) -> Image:
+        """Return the whole control log as a worker needs it that starts; what comes meanwhile may be in it or not."""
+
+    async def expunge(self, keep: int) -> int:
+        """Remove the entries of the control log that are older than `keep` ms, as `trim` does; return how many went."""
+
+    async def witness(self, shard: str, position: Position) -> Witness:
+        """Return what the workers have applied, as one answer of the primary."""
+
+    async def replicated(self, timeout: int) -> int:
+        """Return how many replicas hold all that was written, after `timeout` ms at most; 0 if nobody tells."""
+
+    async def primary_for(self) -> float:
+        """Return for how many seconds the present primary has been it for certain; infinite where there is only one."""
 
     async def advise(self) -> None:
         """Log a warning for each setting of the server that can lose sessions."""

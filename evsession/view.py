@@ -43,6 +43,7 @@ class View:
 
     __slots__ = (
         "_pending", "_recent", "gap", "generation", "incarnation", "lease_until", "position", "serve_until", "shard",
+        "unloaded",
     )  # fmt: skip
 
     def __init__(self, shard: str) -> None:
@@ -55,6 +56,8 @@ class View:
         """The end of this lease or of the control log's, whichever is first; the cache keeps it."""
         self.gap = False
         """Whether entries may have been missed, so that a repair is due; whoever begins one clears it first."""
+        self.unloaded: Position | None = None
+        """Of the control log, the end that a heartbeat named before anything was loaded: all up to there is missing."""
         self._recent: deque[Position] = deque(maxlen=REMEMBERED)
         self._pending: dict[Position, float] = {}
         """Leases, each of which begins to count once the position has reached its end of the log."""
@@ -69,12 +72,23 @@ class View:
         return Beat(self.shard, self.position)
 
     def adopt(self, reply: BeatReply) -> None:
-        """Begin at the end of the log; of the control log, at its start, because all of it counts."""
+        """Begin at the end of the log; of the control log all counts, so unless it is empty it must be loaded first."""
         self.generation += 1
         self.incarnation = reply.incarnation
-        position = START if self.shard == CONTROL else reply.end
+        if self.shard == CONTROL and reply.end != START:
+            self.unloaded, self.gap = reply.end, True
+        else:
+            self._begin(reply.end)
+            self.gap = False
+
+    def loaded(self, end: Position) -> None:
+        """Begin at a position up to which all was loaded; it proves nothing before the next heartbeat."""
+        self._begin(end)
+        self.expire()
+
+    def _begin(self, position: Position) -> None:
+        self.unloaded = None
         self.position = position
-        self.gap = position != reply.end
         self._recent.append(position)
 
     def promise(self, end: Position, until: float) -> None:
@@ -110,7 +124,7 @@ class View:
     def forget(self) -> None:
         """Give up all that was known of the log: another history has taken its place."""
         self.generation += 1
-        self.position = self.incarnation = None
+        self.position = self.incarnation = self.unloaded = None
         self.expire()
         self.gap = False
         self._recent.clear()

@@ -9,13 +9,15 @@ import secrets
 import time
 import weakref
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal
 
 import anyio
 
-from evsession.cache import Cache, UnfedCache
+from evsession.cache import Cache, Cached, UnfedCache
+from evsession.canonical import loads
 from evsession.codec import FORMAT
 from evsession.committer import Committer
 from evsession.config import AuditPolicy, CachePolicy, SessionPolicy, StorePolicy
@@ -27,12 +29,17 @@ from evsession.events import Cause, Ended, Event
 from evsession.keys import Keyring
 from evsession.redaction import Redactor
 from evsession.replica import Replica
+from evsession.revocation import Revoker
 from evsession.state import Snapshot
 from evsession.store import Condition, Store
 from evsession.view import CONTROL
+from evsession.wire import START, Position, id_text, parse_id
 
 CATCH_UP_AFTER: Final = 0.02
 """Seconds that the feed gets to bring what a heartbeat named, before the log is read.  Source: its p99 is 1 ms."""
+
+ANSWER_EVERY: Final = 0.01
+"""Seconds between two answers to those who wait for a revocation.  Source: in a storm, 100 heartbeats a second."""
 
 SWEEP_EVERY: Final = 1.0
 """Seconds between looks at the expiry index, and at most `SWEEP_BATCH` sessions ended at each."""
@@ -95,7 +102,7 @@ class Worker:
         """Whether it only reads: it then writes no record, sends no heartbeat, sweeps nothing and follows no feed."""
         self._application = application
         self._patience = patience
-        self._cache_policy = cache
+        self.cache_policy = cache
         self._redactor = Redactor(audit.redact)
         self._reset()
         _workers.add(self)
@@ -104,10 +111,10 @@ class Worker:
         """Begin as a new worker: with an id of its own, an empty cache, and nothing open."""
         self.id = secrets.token_hex(4)
         policy = self.session_policy
-        self.cache = (Cache if self.store.has_log else UnfedCache)(self._cache_policy, self.keys)
+        self.cache = (Cache if self.store.has_log else UnfedCache)(self.cache_policy, self.keys)
         self.replica = Replica(self.store, self.cache, self.keys, self.clock)
         self.connections = self.cache.watcher = Connections(
-            self.store, self.replica, self.clock, self._cache_policy, self.endings, touch_every=self.idle_ms / 10_000
+            self.store, self.replica, self.clock, self.cache_policy, self.endings, touch_every=self.idle_ms / 10_000
         )
         self.drafter = Drafter(
             self.keys,
@@ -119,6 +126,7 @@ class Worker:
         patience = self._patience.commit_timeout.total_seconds()
         self.committer = Committer(self.store, self.replica, self.drafter, self.clock, patience=patience)
         self.committer.on_left = self.forget_quietly
+        self.revoker = Revoker(self.store, self.replica, self.keys, self.clock, patience=patience)
         self.control = self.cache.view(CONTROL)
         self.problem: EvsessionError | None = None
         self._loop: object = None
@@ -128,6 +136,8 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._due = asyncio.Event()
         self._swept_at = self._trimmed_at = self.clock()
+        self._buried: set[str] = set()
+        self._answered_at = float("-inf")
         self._records: dict[tuple[str, str], tuple[bytes, float]] = {}
 
     # ── opening and closing ──────────────────────────────────────────────────────────────────────────────────────────
@@ -157,9 +167,14 @@ class Worker:
                     await (self._check_known() if self.is_reader else self._check_meta())
                     self._is_open = True
 
+    @property
+    def _bound(self) -> int:
+        """How long this worker may serve without a heartbeat, in ms."""
+        bound = self.cache_policy.max_staleness + self.cache_policy.stale_for
+        return milliseconds(bound.total_seconds())
+
     async def _begin(self) -> None:
-        bound = self._cache_policy.max_staleness + self._cache_policy.stale_for
-        await self.store.open(self.id, milliseconds(bound.total_seconds()), self.replica)
+        await self.store.open(self.id, self._bound, self.replica)
         if self.store.is_remote and not self.is_reader:
             self.replica.wake = self._due.set
             self.spawn(self._keep_in_step(), "heartbeat")
@@ -171,7 +186,7 @@ class Worker:
         check_meta(known, self._application, self.keys)
         ours = [f"key:{fingerprint}" for fingerprint in self.keys.fingerprints()]
         ours += [f"audit:{fingerprint}" for fingerprint in self.keys.audit_fingerprints()]
-        await self.store.claim(dict.fromkeys(ours, "1"))
+        await self.store.claim(dict.fromkeys((*ours, f"bound:{self._bound}"), "1"))
         await self.grant(self.drafter.absolute)
         await self.store.advise()
 
@@ -210,8 +225,17 @@ class Worker:
             task.cancel()
         if tasks:
             await asyncio.gather(*tasks, return_exceptions=True)
+        await self._leave()
         await self.store.close()
         self._reset()
+
+    async def _leave(self) -> None:
+        """Remove this worker's records: it serves nothing any more, and no receipt needs to wait for it."""
+        with suppress(StoreUnavailable):
+            for shard in self.cache.views if self._is_open else ():
+                record = (await self.store.records(shard)).get(self.id)
+                if record is not None:
+                    await self.store.forget(shard, self.id, record)
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run background work that ends with the worker."""
@@ -233,7 +257,7 @@ class Worker:
     # ── background work ──────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _keep_in_step(self) -> None:
-        period = self._cache_policy.max_staleness.total_seconds() / 3
+        period = self.cache_policy.max_staleness.total_seconds() / 3
         beat_at = self.clock()
         try:
             while True:
@@ -244,6 +268,7 @@ class Worker:
                     elif self._due.is_set():
                         self._due.clear()
                         await self.replica.repair_all()
+                        await self.answer()
                 except StoreUnavailable as error:
                     self.problem = error
                     self.counts.unavailable += 1
@@ -269,11 +294,28 @@ class Worker:
         shards = list(self.cache.views) if len(self.cache.views) > 1 else self.store.shards[:1]
         await self.replica.prove(shards)
         self.problem = None
+        if self.control.unloaded is not None:
+            await self.replica.repair_all()
+            await self.replica.prove(shards)
         if any(view.is_waiting for view in self.cache.views.values()):
             await asyncio.sleep(CATCH_UP_AFTER)
             await self.replica.repair_all()
         self.connections.tend()
+        await self.answer()
+        await self.revoker.issue_again()
         await self._end_again()
+
+    async def answer(self) -> None:
+        """Let whoever revoked something and waits know that it is in force here."""
+        if not self.cache.asked:
+            return
+        asked = set(self.cache.asked)
+        if self.store.is_remote:
+            await asyncio.sleep(max(0.0, self._answered_at + ANSWER_EVERY - self.clock()))
+        self._answered_at = self.clock()
+        await self.connections.settle()
+        await self.replica.prove(asked)
+        self.cache.asked -= asked
 
     async def _end_again(self) -> None:
         """After a failover, write the ends that this worker knows and the new history has lost."""
@@ -307,10 +349,20 @@ class Worker:
             self._trimmed_at = self.clock()
             for shard in self.store.shards:
                 await self.store.trim(shard, milliseconds(self.retention.total_seconds()))
+            await self._expunge()
             for shard in (CONTROL, *self.store.shards):
                 await self._prune(shard)
         self.counts.swept += ended
         return ended
+
+    async def _expunge(self) -> None:
+        """Remove revocations that are older than any living session can be."""
+        if not self.store.has_log:
+            return
+        meta = await self.store.claim({})
+        await self.store.expunge(int(meta[LONGEST_ABSOLUTE]))
+        for entry in await self.store.read(CONTROL, START, 1):
+            self.cache.control.trim(entry.id)
 
     async def _prune(self, shard: str) -> None:
         """Remove records of workers that this one saw unchanged for ten of their bounds, on its own clock."""
@@ -346,6 +398,8 @@ class Worker:
         if cached is None or cached.stored.snapshot.ended is not None or self.clock() < cached.deadline:
             await self.store.settle(shard, sid)
             return False
+        if cached.dead:
+            return await self._end_revoked(cached.stored.snapshot)
         stored = cached.stored
         cause: Literal["idle", "absolute"] = "absolute" if stored.absolute_at <= stored.idle_at else "idle"
         return await self.end(sid, cause, actor=b"system sweeper", condition=cause)
@@ -359,6 +413,7 @@ class Worker:
         actor: bytes = b"",
         context: bytes = b"",
         condition: Condition = "",
+        by: str = "",
     ) -> bool:
         """End a session whoever holds it; return whether this call did it.
 
@@ -370,7 +425,9 @@ class Worker:
             return False
 
         def decide(snapshot: Snapshot | None) -> Event | None:
-            return None if snapshot is None or snapshot.ended is not None else Ended(cause=cause, reason=reason)
+            if snapshot is None or snapshot.ended is not None or (by and not self.cache.control.is_dead(snapshot)):
+                return None
+            return Ended(cause=cause, reason=reason, by=by)
 
         try:
             stored = await self.committer.append(
@@ -379,6 +436,42 @@ class Worker:
         except SessionError:
             return False
         return stored is not None and stored.snapshot.ended == cause
+
+    async def place_of_end(self, sid: str) -> Position | None:
+        """Return where the end of a session stands in its log; None if it has none, or that is long ago."""
+        cached = await self.replica.fill(sid) if self.store.has_log else None
+        if cached is None or cached.stored.snapshot.ended is None:
+            return None
+        id_ = parse_id(cached.stored.last_id.encode())
+        entries = await self.store.read(sid[:2], Position(id_, b""), 1)
+        return entries[0].position if entries and entries[0].id == id_ else None
+
+    def bury(self, cached: Cached) -> None:
+        """Write the end of a session that was met and that a revocation by name has killed, in the background."""
+        sid = cached.stored.snapshot.sid
+        if cached.dead and cached.stored.snapshot.ended is None and sid not in self._buried:
+            self._buried.add(sid)
+            self.spawn_or_run(self._bury(cached.stored.snapshot))
+
+    async def _bury(self, snapshot: Snapshot) -> None:
+        try:
+            await self._end_revoked(snapshot)
+        except EvsessionError as error:
+            log.warning("the end of session %s, which is revoked, is left to the sweeper: %s", snapshot.sid, error)
+        finally:
+            self._buried.discard(snapshot.sid)
+
+    async def _end_revoked(self, snapshot: Snapshot) -> bool:
+        """Write the end of a session with the reason and the actor of the entry that revoked it."""
+        killer = self.cache.control.killer(snapshot)
+        if killer is None:
+            lost = "what had been revoked when it began was lost in a failover"
+            return await self.end(snapshot.sid, "revoked", reason=lost, actor=b"system failover", by="0-0")
+        for entry in await self.store.read(CONTROL, Position(killer, b""), 1):
+            if entry.id == killer:
+                reason = str(loads(entry.data).get("reason", ""))
+                return await self.end(snapshot.sid, "revoked", reason=reason, actor=entry.actor, by=id_text(killer))
+        return False
 
     def stamp(self, actor: bytes = b"", context: bytes = b"") -> Stamp:
         """Return who, where and when for a new event."""

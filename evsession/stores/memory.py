@@ -14,6 +14,7 @@ from itertools import islice, takewhile
 from typing import Final
 
 from evsession.codec import HEADER_LENGTH, PREFIX_LENGTH
+from evsession.control import Image
 from evsession.errors import ConfigError
 from evsession.store import (
     EVENT_KEY,
@@ -24,10 +25,14 @@ from evsession.store import (
     FeedListener,
     FillReply,
     Indexed,
+    NamedRevoked,
+    RevokeReply,
     TouchReply,
     Turn,
     Users,
+    Witness,
 )
+from evsession.stores import revocations
 from evsession.stores.shard import (
     ABSOLUTE,
     AUTHENTICATED,
@@ -43,7 +48,7 @@ from evsession.stores.shard import (
     last_id_of,
 )  # fmt: skip
 from evsession.stores.users import MemoryIndex
-from evsession.view import Beat, BeatReply
+from evsession.view import CONTROL, Beat, BeatReply
 from evsession.wire import START, Entry, Line, Position, StreamId, id_text, line_of
 
 ENDED_KEPT_MS: Final = 600_000
@@ -283,6 +288,33 @@ class MemoryStore:
         workers = self._shard(shard).workers
         if workers.get(worker) == record:
             del workers[worker]
+
+    async def revoke(self, entry: NamedRevoked) -> RevokeReply:
+        now, shard = self._clock(), self._shard(CONTROL)
+        if there := revocations.found(shard, entry):
+            return RevokeReply(there, now)
+        previous, appended = shard.end, revocations.appended(shard, entry, now)
+        shard.append(appended, self._max_entries)
+        self._tell(CONTROL, previous, appended.id, entry.notice)
+        return RevokeReply(appended.position, now)
+
+    async def image(self) -> Image:
+        return revocations.image_of(self._shard(CONTROL).log)
+
+    async def expunge(self, keep: int) -> int:
+        return await self.trim(CONTROL, keep)
+
+    async def witness(self, shard: str, position: Position) -> Witness:
+        home = self._shard(shard)
+        entry = home.entry(position.id)
+        stands = entry is not None and entry.event_id == position.event
+        return Witness(self._clock(), 0, stands, dict(home.workers))
+
+    async def replicated(self, timeout: int) -> int:
+        return 0
+
+    async def primary_for(self) -> float:
+        return float("inf")
 
     async def advise(self) -> None:
         """Do nothing: there is no server whose settings could be wrong."""

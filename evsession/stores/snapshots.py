@@ -21,6 +21,7 @@ import anyio
 
 from evsession.codec import HEADER_LENGTH
 from evsession.config import StorePolicy
+from evsession.control import Image
 from evsession.errors import ConfigError, CorruptSnapshot, EvsessionError, StoreUnavailable, Unsupported
 from evsession.patience import RETRY_AFTER
 from evsession.store import (
@@ -32,9 +33,12 @@ from evsession.store import (
     FeedListener,
     FillReply,
     Indexed,
+    NamedRevoked,
+    RevokeReply,
     TouchReply,
     Turn,
     Users,
+    Witness,
 )
 from evsession.stores.shard import ABSOLUTE, AUTHENTICATED, CREATED, HEAD, IDLE, NEW_SECRET, SECRET, deadlines_of
 from evsession.view import Beat, BeatReply
@@ -256,6 +260,24 @@ class SnapshotStore:
 
     async def advance(self, shard: str, job: str, holder: str, fence: int, checkpoint: bytes) -> bool:
         _without_log(f"the job {job!r}")
+
+    async def revoke(self, entry: NamedRevoked) -> RevokeReply:
+        _without_log("revocation by name")
+
+    async def image(self) -> Image:
+        return Image({}, b"")
+
+    async def expunge(self, keep: int) -> int:
+        return 0
+
+    async def witness(self, shard: str, position: Position) -> Witness:
+        _without_log("a receipt")
+
+    async def replicated(self, timeout: int) -> int:
+        return 0
+
+    async def primary_for(self) -> float:
+        return float("inf")
 
     async def checkpoint(self, shard: str, job: str) -> bytes:
         _without_log(f"the job {job!r}")

@@ -109,7 +109,7 @@ async def test_a_write_whose_reply_was_cut_and_whose_session_then_ended_says_so(
         dropped = proxy.drop_next_reply(to=_key("n"))
         mine = asyncio.create_task(manager.update(session.id, _count))
         await dropped.wait()
-        assert await other.revoke(session.id)
+        assert (await other.revoke(session.id)).id
         assert await mine == 1
         snapshot, log = await snapshot_and_log(manager, session.id)
         assert snapshot.ended == "revoked"

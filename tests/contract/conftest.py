@@ -27,6 +27,9 @@ PATIENT: Final = StorePolicy(
 
 LASTING: Final = (
     b":log",
+    b":latest",
+    b":held",
+    b":again",
     b":exp",
     b":ended",
     b":end",

@@ -16,9 +16,11 @@ from starlette.types import Scope
 
 from evsession import CachePolicy, SessionManager, SessionMiddleware, SessionPolicy, StorePolicy
 from evsession.config import OnLostLease
+from evsession.control import Revocation
 from evsession.events import Event, Renewed
 from evsession.state import Snapshot
 from evsession.stores.redis import RedisStore
+from evsession.wire import Position
 from tests.conftest import until
 from tests.integration.apps import Browser, app_of, two_workers
 from tests.integration.lines import echo, line, request, signed_in, silent, socket, ticking
@@ -251,9 +253,8 @@ async def test_a_revocation_by_name_closes_and_is_settled(server: Server) -> Non
             theirs = await stack.enter_async_context(socket(two, joe, echo))
             for each in (*mine, theirs):
                 await each.accepted()
-            cache = two.worker.cache
-            later = (9_000_000_000_000, 0)
-            cache.control.revoke("user:ann", later, None)
+            later = Position((9_000_000_000_000, 0), bytes(16))
+            two.worker.cache.control.apply(Revocation(later, "user:ann"))
             await two.worker.connections.settle()
             assert {each.last.get("reason") for each in mine} == {"revoked"}
             assert two.stats().open == 1
@@ -415,7 +416,7 @@ async def test_open_connections_cost_no_commands(server: Server) -> None:
                 for _ in range(20):
                     await mine.say("hello")
                 await until(lambda: len(mine.texts) == 20, "it echoes")
-                await revoke(one, ann)
+                await ann.twin().visit(app_of(one), lambda session: session.logout())
                 await mine.over()
             costs.append(store.calls - calls)
     assert min(costs) == 0

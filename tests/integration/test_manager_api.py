@@ -23,6 +23,7 @@ from evsession import (
     Unsupported,
 )
 from evsession.errors import InvalidUserId
+from evsession.revocation import NOTHING
 from evsession.store import Commit, CommitReply
 from evsession.stores.memory import MemoryStore
 from tests.integration.apps import KEY, Browser, app_of, in_memory, two_workers, types_of
@@ -82,7 +83,7 @@ async def test_whatever_stands_in_a_url_can_be_looked_up(server: Server, session
     """It is nobody's session, and leaves no key behind."""
     async with two_workers(server.url) as (manager, _):
         assert await manager.get(session_id) is None
-        assert await manager.revoke(session_id) is False
+        assert await manager.revoke(session_id) == NOTHING
         assert list(await manager.audit.history(session_id)) == []
         with pytest.raises(SessionEnded):
             await manager.update(session_id, lambda data: data)
@@ -257,7 +258,8 @@ async def test_revoke_ends_a_session_with_a_reason(manager: SessionManager) -> N
     sid = (await manager.create(user_id=42)).id
     with manager.acting_as(Actor.admin("joe")):
         assert await manager.revoke(sid, reason="stolen laptop")
-    assert not await manager.revoke(sid)
+    receipt = await manager.revoke(sid)
+    assert (receipt.complete, receipt.id) == (True, (await manager.audit.history(sid))[-1].id)
     assert await manager.get(sid) is None
     ended = (await manager.audit.history(sid))[-1]
     assert (ended.cause, ended.reason, ended.actor) == ("revoked", "stolen laptop", Actor.admin("joe"))
@@ -268,14 +270,14 @@ async def test_revoke_takes_whatever_names_a_session(manager: SessionManager) ->
     one, two = await manager.create(), await manager.create()
     info = await manager.get(one.id)
     assert info is not None
-    assert await manager.revoke(info, actor=Actor.service("fraud"))
+    assert (await manager.revoke(info, actor=Actor.service("fraud"))).complete
     assert (await manager.audit.history(one.id))[-1].actor == Actor.service("fraud")
 
     async def act(session: Session) -> bool:
         session["bad"] = [object()]
         revoked = await manager.revoke(session)
         session.clear()
-        return revoked
+        return revoked.complete
 
     assert (await Browser(two.token.value).visit(app_of(manager), act)).json is True
 

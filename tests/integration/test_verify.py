@@ -173,7 +173,7 @@ async def test_the_command_says_that_all_is_well(server: Server) -> None:
     """In two lines and exit code 0; as JSON too; and it leaves no trace."""
     async with manager_on(server) as manager:
         await filled(manager, 3)
-        workers = server.cli("HGETALL", "{cli:00}:workers")
+    workers = server.cli("HGETALL", "{cli:00}:workers")
     done = await command("verify", **settings(server))
     assert done.exit_code == 0, done.output
     assert "16 events and 3 snapshots of 3 sessions" in done.output

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from evsession.cache import Cache, Verdict
 from evsession.canonical import dumps
-from evsession.chain import FIRST, head_of, link_of
+from evsession.chain import FIRST, control_tag, head_of, link_of
 from evsession.codec import (
     Stored,
     check_head,
@@ -20,10 +20,12 @@ from evsession.codec import (
     unpack,
 )
 from evsession.config import CachePolicy
+from evsession.control import Image
 from evsession.events import Created, Event
 from evsession.keys import Keyring
 from evsession.redaction import Redactor
 from evsession.state import Snapshot, evolve
+from evsession.stores.revocations import image_of
 from evsession.view import CONTROL, BeatReply, View
 from evsession.wire import START, Entry, Position, id_text, pack_notice
 
@@ -80,13 +82,18 @@ class Log:
     def revoke(self, name: str, keep: str | None = None) -> bytes:
         """Append a revocation to what must be the control log; return the feed message."""
         data = dumps({"name": name} | ({"keep": keep} if keep else {}))
-        return self.append("named_revoked", data)
+        tag = control_tag(KEYS.head, event_id(self.appended + 1), b"", b"", data)
+        return self.append("named_revoked", data, name, tag=tag)
 
-    def append(self, type_: str, data: bytes, sid: str = "", version: int = 0) -> bytes:
+    def image(self) -> Image:
+        """Return what a worker loads that starts."""
+        return image_of(self.entries)
+
+    def append(self, type_: str, data: bytes, sid: str = "", version: int = 0, tag: bytes = FIRST) -> bytes:
         """Append an entry of any form that touches no snapshot; return the feed message."""
         base = self.stored(sid)
         self.before.append((sid, self.packed.get(sid)))
-        heads = (FIRST if base is None else base.head, FIRST, FIRST)
+        heads = (FIRST if base is None else base.head, tag, FIRST)
         return self._publish(sid, version, type_, self._event_id(None), data=data, shown=data, heads=heads)
 
     def _append(self, base: Stored | None, sid: str, event: Event, own: bytes) -> bytes:
@@ -220,6 +227,8 @@ class World:
 
     def repair(self, view: View) -> bool:
         """Read what the log has since the position."""
+        if view.unloaded is not None:
+            self.cache.loaded(view.unloaded, self.control.image())
         assert view.position is not None
         view.gap, start = False, view.position
         return self.cache.repaired(view, start, self.log_of(view).read(start))

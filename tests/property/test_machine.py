@@ -176,8 +176,22 @@ class Worker:
 
         return Call(run, take, lambda: self.cache.abandon(flight))
 
+    def load(self) -> Call:
+        """Return a read of the whole control log."""
+        view = self.cache.view(CONTROL)
+        end, generation = view.unloaded, view.generation
+        assert end is not None
+
+        def take(image: Any) -> None:
+            if view.generation == generation:
+                self.cache.loaded(end, image)
+
+        return Call(self.server.logs[CONTROL].image, take)
+
     def repair(self, shard: str) -> Call:
-        """Return a read of what a log holds since the position."""
+        """Return a read of what a log holds since the position, of the control log perhaps all of it."""
+        if self.cache.view(shard).unloaded is not None:
+            return self.load()
         view, start = self.cache.view(shard), self.cache.view(shard).position
         assert start is not None
         view.gap = False
@@ -333,7 +347,8 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(worker=workers, shard=shards, at_once=st.booleans())
     def a_worker_repairs(self, worker: int, shard: str, at_once: bool) -> None:
         """Read a log."""
-        if self.workers[worker].cache.view(shard).position is not None:
+        view = self.workers[worker].cache.view(shard)
+        if view.position is not None or view.unloaded is not None:
             self.start(self.workers[worker], self.workers[worker].repair(shard), at_once)
 
     @rule(worker=workers, session=sessions, event=happenings)
@@ -368,10 +383,10 @@ class CacheMachine(RuleBasedStateMachine):
             for call in worker.calls:
                 call.fail()
             worker.calls = []
-            for _ in range(2):
+            for _ in range(3):
                 self.start(worker, worker.beats(), at_once=True)
                 for shard, view in worker.cache.views.items():
-                    if view.position is not None and (view.gap or view.is_waiting):
+                    if view.gap or view.is_waiting:
                         self.start(worker, worker.repair(shard), at_once=True)
             self.check_the_truth(worker)
 
@@ -383,6 +398,9 @@ class CacheMachine(RuleBasedStateMachine):
                 cached = worker.cache.lookup(session, self.server.now)
                 assert cached is None or (truth is not None and cached.stored.head == truth.head)
                 self.start(worker, worker.fill(session), at_once=True)
+                cached = worker.cache.newest(session)
+                if cached is not None:
+                    worker.cache.judge(cached, is_final=True)
             assert (worker.cache.lookup(session, self.server.now) is None) == (truth is None)
 
     def teardown(self) -> None:

@@ -13,14 +13,14 @@ from typing import Any, Final
 from evsession.canonical import dumps, loads
 from evsession.chain import FIRST, head_of, link_of
 from evsession.codec import Stored, pack_body, redacted_body, status_of, unpack, unpack_event
-from evsession.control import names_of
+from evsession.control import EVERYONE, names_of
 from evsession.keys import Keyring
 from evsession.state import Snapshot, evolve
-from evsession.store import Commit, CommitReply
+from evsession.store import EVENT_KEY, Commit, CommitReply, NamedRevoked, RevokeReply
 from evsession.stores.memory import MemoryStore
 from evsession.stores.shard import Shard
 from evsession.view import CONTROL
-from evsession.wire import START, Entry, Position, StreamId, pack_notice
+from evsession.wire import START, Entry, Position, StreamId
 
 SHARD: Final = "00"
 LATEST_WRITE: Final = 0.75
@@ -41,6 +41,7 @@ class Operation:
     kind: str
     secret: str = ""
     sets: dict[str, Any] = field(default_factory=dict)
+    began_at: float = 0.0
     is_acknowledged: bool = False
 
 
@@ -65,16 +66,17 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """One entry of the control log, and when it was executed."""
+    """One entry of the control log: when it was executed first, and since when it stands where it does."""
 
     at: float
     position: Position
     name: str
     keep: str | None
+    since: float
 
     def is_for(self, snapshot: Snapshot) -> bool:
         """Tell whether a session has this name and is not excepted."""
-        return snapshot.sid != self.keep and self.name in names_of(snapshot)
+        return snapshot.sid != self.keep and self.name in (EVERYONE, *names_of(snapshot))
 
 
 @dataclass(slots=True)
@@ -126,6 +128,7 @@ class Primary(MemoryStore):
         self._now = now
         self._is_crowded = is_crowded
         self._executed_at: dict[bytes, float] = {}
+        self._began_at: dict[tuple[str, str], float] = {}
         self._moments: list[_Moment] = []
         self._remember()
 
@@ -165,6 +168,9 @@ class Primary(MemoryStore):
             raise Violation(msg)
         self._check_transition(before.stored, after.stored, entry)
         self.truths.setdefault(entry.sid, []).append(after)
+        if entry.type in ("created", "authenticated") and after.stored is not None:
+            began_at = self.operations[self._name_of(entry)].began_at
+            self._began_at[entry.sid, after.stored.snapshot.control] = began_at
         self._executed_at[entry.event_id] = self._now()
         self.history += (entry,)
         self._remember()
@@ -203,28 +209,24 @@ class Primary(MemoryStore):
     def _name_of(entry: Entry) -> str:
         return str(loads(entry.context).get("r", "")) if entry.context else entry.actor.decode()
 
-    def revoke(self, name: str, keep: str | None, keys: Keyring) -> Revocation:
-        """Append a revocation by name to the control log."""
-        shard = self._shard(CONTROL)
-        event_id = self._chance.randbytes(16)
-        data = dumps({"name": name} | ({"keep": keep} if keep else {}))
-        previous, id_ = shard.end, shard.next_id(self._server_ms())
-        head = bytes(16)
-        entry = Entry(
-            id=id_, sid=CONTROL, version=1, type="named_revoked", previous="0-0", event_id=event_id, offset=0,
-            actor=b"", context=b"", data=data, key_id=keys.key_id, head=head,
-        )  # fmt: skip
-        shard.append(entry, 1000)
-        notice = pack_notice(
-            keys.signing.message, sid=CONTROL, version=1, previous_head=head, head=head, link=head, event_id=event_id,
-            key_id=keys.key_id, type_="named_revoked", data=data,
-        )  # fmt: skip
-        revocation = Revocation(self._now(), entry.position, name, keep)
+    async def revoke(self, entry: NamedRevoked) -> RevokeReply:
+        before = len(self._shard(CONTROL).log)
+        reply = await super().revoke(entry)
+        if len(self._shard(CONTROL).log) > before:
+            self._revoked(entry, reply.position)
+        return reply
+
+    def _revoked(self, entry: NamedRevoked, position: Position) -> None:
+        key, now = entry.event_id[:EVENT_KEY], self._now()
+        if any(known.position.event[:EVENT_KEY] == key for known in self.revocations):
+            msg = f"{entry.name} was revoked twice by one call"
+            raise Violation(msg)
+        first = next((known for known in self.ever_revoked if known.position.event == position.event), None)
+        revocation = Revocation(first.at if first else now, position, entry.name, entry.keep, since=now)
         self.revocations += (revocation,)
         self.ever_revoked.append(revocation)
+        self._executed_at[position.event] = now
         self._remember()
-        self._tell(CONTROL, previous, id_, notice)
-        return revocation
 
     def _tell(self, shard: str, previous: Position, id_: StreamId, notice: bytes) -> None:
         head = f"{previous.id[0]}-{previous.id[1]} {id_[0]}-{id_[1]} {len(notice)}\n".encode()
@@ -306,17 +308,25 @@ class Primary(MemoryStore):
         return min(int(packed[75:88]), int(packed[88:101])) if packed is not None else None
 
     def killer_of(self, snapshot: Snapshot, before: float) -> Revocation | None:
-        """Return a revocation executed before a moment that kills a session, by its place behind the control position.
+        """Return a revocation that kills a session, in force before a moment.
 
-        None also if a failover lost that position: to judge it, workers must hold the event id of every entry of the
-        control log, which they do not yet.
+        It was executed after the request began that began the session, or after the entry at which that stands. Where
+        that stood, and whether it was lost and issued again since, is no excuse.
         """
-        since = Position.parse(snapshot.control) if snapshot.control else START
-        known = [at for at, entry in enumerate(self.revocations) if entry.position == since]
-        if not known and since != START:
-            return None
-        candidates = self.revocations[known[0] + 1 if known else 0 :]
-        return next((one for one in candidates if one.at < before and one.is_for(snapshot)), None)
+        begun = min(self._position_was_at(snapshot), self._began_at[snapshot.sid, snapshot.control])
+        return next(
+            (one for one in self.revocations if one.since < before and one.at > begun and one.is_for(snapshot)), None
+        )
+
+    def _position_was_at(self, snapshot: Snapshot) -> float:
+        """Return when the entry at which a session stands was executed at that very place."""
+        at = Position.parse(snapshot.control) if snapshot.control else START
+        return next((one.since for one in self.ever_revoked if one.position == at), float("-inf"))
+
+    def may_be_dead(self, snapshot: Snapshot) -> bool:
+        """Tell whether a session was revoked at some time, or stands at an entry that was lost at some time."""
+        at = Position.parse(snapshot.control).event if snapshot.control else START.event
+        return at in self.lost or any(one.is_for(snapshot) for one in self.ever_revoked)
 
     def verify(self, keys: Keyring) -> None:
         """Check that every snapshot is the fold of its events, and that every head follows from the one before."""

@@ -9,8 +9,22 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
+from evsession.control import Image
 from evsession.errors import StoreUnavailable
-from evsession.store import Commit, CommitReply, Counters, FeedListener, FillReply, Indexed, TouchReply, Turn, Users
+from evsession.store import (
+    Commit,
+    CommitReply,
+    Counters,
+    FeedListener,
+    FillReply,
+    Indexed,
+    NamedRevoked,
+    RevokeReply,
+    TouchReply,
+    Turn,
+    Users,
+    Witness,
+)
 from evsession.view import Beat, BeatReply
 from evsession.wire import Entry, Line, Position, StreamId, split_message, unpack_notice
 from tests.simulation.model import SHARD, Primary
@@ -298,6 +312,27 @@ class Link:
 
     async def advise(self) -> None:
         """Nothing is wrong with the settings."""
+
+    async def revoke(self, entry: NamedRevoked) -> RevokeReply:
+        return await self._one(lambda: self._network.primary.revoke(entry))
+
+    async def image(self) -> Image:
+        """Read the control log as a server does: the names in one step, what is held of them in another."""
+        primary = self._network.primary
+        early, late = await self._call(primary.image, primary.image)
+        return Image(early.names, late.held, late.again)
+
+    async def expunge(self, keep: int) -> int:
+        return 0  # the simulation trims by itself
+
+    async def witness(self, shard: str, position: Position) -> Witness:
+        return await self._one(lambda: self._network.primary.witness(shard, position))
+
+    async def replicated(self, timeout: int) -> int:
+        return 0
+
+    async def primary_for(self) -> float:
+        return float("inf")
 
     async def trim(self, shard: str, keep: int) -> int:
         return 0  # the simulation trims by itself

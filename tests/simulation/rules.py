@@ -10,11 +10,13 @@ import pytest
 
 from evsession import cache, exchange, session
 from evsession.cache import Cache, Flight
+from evsession.control import Control
 from evsession.draft import Drafter
 from evsession.events import Changes
 from evsession.exchange import Exchange
 from evsession.plan import Plan
 from evsession.replica import Replica
+from evsession.stores import revocations
 from evsession.stores.shard import Shard
 from evsession.view import CONTROL, BeatReply, View
 from evsession.wire import Position
@@ -243,3 +245,40 @@ def a_failed_repetition_of_ends_is_repeated(patch: pytest.MonkeyPatch) -> None:
             self.replica.forked.clear()
 
     _around(patch, Worker, "_end_again", end_again)
+
+
+# ── the control log ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@rule
+def a_login_stands_where_its_request_began(patch: pytest.MonkeyPatch) -> None:
+    """Let it stand where its worker is when it commits."""
+    _around(
+        patch, Exchange, "_control_of",
+        lambda original, self, *of: self.manager.worker.control.position,
+    )  # fmt: skip
+
+
+@rule
+def a_worker_that_starts_anew_loads_all_names(patch: pytest.MonkeyPatch) -> None:
+    """Adopt the control log's end like any other's."""
+
+    def adopt(original: Any, self: View, reply: BeatReply) -> None:
+        original(self, reply)
+        if self.unloaded is not None:
+            self.loaded(self.unloaded)
+            self.gap = False
+
+    _around(patch, View, "adopt", adopt)
+
+
+@rule
+def lost_revocations_are_issued_again(patch: pytest.MonkeyPatch) -> None:
+    """Forget after a failover what was revoked."""
+    _around(patch, Control, "load", lambda original, self, image: (original(self, image), self.lost.clear())[0])
+
+
+@rule
+def a_revocation_is_looked_for_before_it_is_appended(patch: pytest.MonkeyPatch) -> None:
+    """Append at every attempt."""
+    patch.setattr(revocations, "found", lambda shard, entry: None)

@@ -17,14 +17,14 @@ SEEDS: Final = {
     "only_heartbeats_extend_a_lease": 2,
     "a_lease_waits_for_its_end": 10,
     "a_lease_counts_from_the_request": 27,
-    "serving_needs_the_control_lease": 73,
+    "serving_needs_the_control_lease": 48,
     "a_heartbeat_checks_the_history": 9,
     "a_position_has_an_event_id": 237,
     "a_gap_stops_the_feed": 64,
     "a_fork_begins_a_generation": 9,
     "a_fill_has_a_floor": 62,
     "a_fill_counts_in_its_generation": 86,
-    "what_the_feed_has_not_told_is_proven_for_a_while": 48,
+    "what_the_feed_has_not_told_is_proven_for_a_while": 52,
     "a_retry_walks_to_its_first_attempt": 30,
     "a_retry_keeps_its_event_id": 30,
     "a_request_reapplies_its_operations": 1,
@@ -32,6 +32,10 @@ SEEDS: Final = {
     "a_fence_asks_the_server": 43,
     "lost_ends_are_written_again": 48,
     "a_failed_repetition_of_ends_is_repeated": 614,
+    "a_login_stands_where_its_request_began": 4,
+    "a_worker_that_starts_anew_loads_all_names": 5,
+    "lost_revocations_are_issued_again": 5,
+    "a_revocation_is_looked_for_before_it_is_appended": 12,
 }
 """The first seed that shows each; another change of the code may move it, so some more are tried."""
 

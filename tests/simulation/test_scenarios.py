@@ -11,7 +11,7 @@ import pytest
 from evsession.cache import Cache
 from evsession.committer import Committer, Decide
 from evsession.config import CachePolicy, SessionPolicy
-from evsession.control import Control
+from evsession.control import Control, Image, Revocation
 from evsession.draft import Drafter, Stamp
 from evsession.errors import StoreUnavailable
 from evsession.events import Authenticated, Created, Event, Updated
@@ -19,6 +19,7 @@ from evsession.redaction import Redactor
 from evsession.replica import Replica
 from evsession.state import Snapshot
 from evsession.store import EVENT_KEY, Commit, CommitReply
+from evsession.wire import Position
 from tests.simulation.model import Operation, Primary
 from tests.simulation.world import KEYS
 
@@ -109,8 +110,9 @@ async def test_an_event_appended_anew_never_has_the_position_that_a_failover_too
 def test_a_revocation_with_the_id_of_a_lost_one_spares_nobody(kept: str | None) -> None:
     """The lost one excepted a session; the one that has its id now does not."""
     control = Control()
-    control.revoke("user:42", (7, 0), SID)
-    control.revoke("user:42", (7, 0), kept)
+    control.apply(Revocation(Position((7, 0), bytes(16)), "user:42", SID))
+    control.load(Image({}, b""))
+    control.apply(Revocation(Position((7, 0), b"another one's id"), "user:42", kept))
     begun = Authenticated(secret="s", control="", user_id="42")
     assert control.is_dead(Snapshot(sid=SID, user_id=begun.user_id))
 

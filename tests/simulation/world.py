@@ -18,6 +18,7 @@ from evsession.keys import Keyring
 from evsession.manager import SessionManager
 from evsession.middleware import SessionMiddleware
 from evsession.session import Session
+from evsession.store import EVENT_KEY
 from evsession.tokens import Ticket, parse
 from tests.simulation.model import SHARD, Operation, Primary, Truth, Violation
 from tests.simulation.network import CALM, Link, Network, Weather
@@ -96,6 +97,9 @@ class World:
         self.acknowledged: dict[bytes, bytes] = {}
         """The head that each cookie's response acknowledged."""
         self._watched_at = 0.0
+        self.applied: set[bytes] = set()
+        """The revocations that a worker has applied at some time."""
+        self._revoking: list[asyncio.Task[None]] = []
         self.loop.watch = self._watch
         self._count = 0
 
@@ -113,6 +117,7 @@ class World:
         tasks += [self.loop.create_task(self._disturb(at)) for at in self._moments(0, 4)]
         for task in tasks:
             await task
+        await asyncio.gather(*self._revoking)
         await self._settle()
         self._check_end()
 
@@ -181,6 +186,7 @@ class World:
     async def handle(self, scope: Any, receive: Any, send: Any) -> None:
         """The application: see what is served, think, do one thing, answer."""
         operation, session = scope["operation"], scope["session"]
+        operation.began_at = self.loop.now
         ticket = parse(KEYS, "cookie", "s", scope["cookie"])
         self._check_served(scope["worker"], session, ticket, scope["seen"])
         operation.secret = ticket.secret_hash if ticket is not None else ""
@@ -220,9 +226,10 @@ class World:
         disturbances: list[Callable[[], Any]] = [
             lambda: primary.fail_over(chance.randrange(5), chance.choice((0, 0, -300, 50))),
             self._fail_over_slowly,
-            lambda: primary.revoke(f"user:{chance.choice(USERS)}", self._kept(), KEYS),
-            lambda: primary.revoke(f"user:{chance.choice(USERS)}", None, KEYS),
-            lambda: primary.revoke(f"user:{chance.choice(USERS)}", None, KEYS),
+            lambda: self._revoke(worker, self._kept()),
+            lambda: self._revoke(worker, None),
+            lambda: self._revoke(worker, None),
+            lambda: self._revoke(worker, None),
             lambda: self.loop.pause(worker.name, chance.random() * 3 * STALENESS),
             lambda: primary.cut(SHARD, self.loop.now - RETENTION),
             lambda: worker.link.cut_feed(is_noticed=True),
@@ -231,6 +238,19 @@ class World:
         if chance.random() < 0.03:
             disturbances = [primary.restart_empty]
         chance.choice(disturbances)()
+
+    def _revoke(self, worker: Worker, keep: str | None) -> None:
+        """Have a worker revoke a user, or everyone, as an operator does who does not wait."""
+        users = [f"user:{user}" for user in USERS]
+        name = self.chance.choice((*users, *users, "everyone"))
+        core = worker.manager.worker
+
+        async def revoke() -> None:
+            with suppress(*EXPECTED):
+                await core.ensure_open()
+                await core.revoker.append(name, core.stamp(), keep=keep, reason="", waits=self.chance.random() < 0.5)
+
+        self._revoking.append(self.loop.create_task(revoke(), context=self.loop.context_of(worker.name)))
 
     def _fail_over_slowly(self) -> None:
         self.network.down_until = self.loop.now + self.chance.random() * STALENESS
@@ -257,6 +277,7 @@ class World:
             return
         self._watched_at = self.loop.now
         for worker in self.workers:
+            self.applied |= {event[:EVENT_KEY] for event in worker.manager.worker.cache.control._recent}
             if not self.loop.is_paused(worker.name):
                 for sid in self.primary.truths:
                     cached = worker.manager.worker.cache.lookup(sid, worker.manager.clock())
@@ -307,7 +328,7 @@ class World:
         is_late = self.primary.server_ms + 500 >= truth.stored.deadline  # deadlines are lower bounds, by a round trip
         if ticket.secret_hash not in snapshot.secrets or is_late:
             return True
-        return any(revocation.is_for(snapshot) for revocation in self.primary.ever_revoked)
+        return self.primary.may_be_dead(snapshot)
 
     def _check_fence(self, version: int, ticket: Ticket, seen: bytes | None) -> None:
         if version < ticket.fence and seen is not None and seen not in self.primary.lost_heads:
@@ -335,6 +356,11 @@ class World:
     def _check_end(self) -> None:
         self.primary.verify(KEYS)
         for worker in self.workers:
+            if lost := worker.manager.worker.cache.control.lost:
+                self._fail(f"{worker.name} knows of revocations that nobody has issued again: {list(lost.values())}")
+        held = {revocation.position.event[:EVENT_KEY] for revocation in self.primary.revocations}
+        if lost_for_good := self.applied - held:
+            self._fail(f"nobody has issued again what a worker had applied: {lost_for_good}")
             for sid in worker.manager.worker.cache._tombs.get(SHARD, ()):
                 truth = self.primary.truth(sid).stored
                 if truth is not None and truth.snapshot.ended is None:

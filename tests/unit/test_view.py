@@ -8,6 +8,7 @@ import pytest
 
 from evsession.config import CachePolicy
 from evsession.events import Updated
+from evsession.state import Snapshot
 from evsession.view import CONTROL, REMEMBERED, Beat, BeatReply, View
 from evsession.wire import START, Position
 from tests.property.model import World, event_id, framed, sid
@@ -28,15 +29,18 @@ def test_a_view_that_knows_nothing_has_no_lease_and_asks_for_the_end() -> None:
     assert view.beat() == Beat("00", None)
 
 
-def test_a_shard_is_adopted_at_its_end_and_the_control_log_at_its_start() -> None:
-    """Of the control log everything counts, so all of it is missing."""
+def test_a_shard_is_adopted_at_its_end_and_the_control_log_once_it_was_loaded() -> None:
+    """Of the control log everything counts, so all of it is missing; what was loaded proves nothing by itself."""
     reply = BeatReply("ok", "first", position(5))
     shard, control = View("00"), View(CONTROL)
     for view in (shard, control):
         view.adopt(reply)
         assert (view.incarnation, view.generation) == ("first", 1)
     assert (shard.position, shard.gap) == (position(5), False)
-    assert (control.position, control.gap) == (START, True)
+    assert (control.position, control.unloaded, control.gap) == (None, position(5), True)
+    control.promise(position(5), 2.0)
+    control.loaded(position(5))
+    assert (control.position, control.unloaded, control.lease_until) == (position(5), None, NEVER)
     assert shard.beat() == Beat("00", position(5))
 
 
@@ -325,7 +329,10 @@ def test_the_start_of_the_control_log_is_its_beginning() -> None:
     generation = world.control_view.generation
     assert (world.control_view.gap, world.cache.may_serve("00", 0.1)) == (True, False)
     assert world.repair(world.control_view)
-    assert (world.cache.control.epoch, world.cache.may_serve("00", 0.1)) == (2, True)
+    assert world.cache.control.killer(Snapshot(sid=A, user_id="2")) == world.control.end.id
+    assert not world.cache.may_serve("00", 0.1)
+    world.prove(0.05)
+    assert world.cache.may_serve("00", 0.1)
     assert world.control_view.generation == generation
 
 
@@ -385,8 +392,9 @@ def test_a_fork_of_the_control_log_ends_every_lease_and_promise() -> None:
     world.tell(message)
     assert (world.view.lease_until, world.control_view.lease_until) == (NEVER, NEVER)
     assert world.repair(world.control_view)
-    assert not world.cache.may_serve("00", 1.0)
     world.beat(world.view, 1.0)
+    assert not world.cache.may_serve("00", 1.0)
+    world.beat(world.control_view, 1.0)
     assert world.cache.may_serve("00", 2.9)
 
 
@@ -418,7 +426,7 @@ def test_a_control_message_is_followed_like_any_other() -> None:
     world.cache.message(CONTROL, world.control.revoke("user:3"))
     assert (world.control_view.gap, world.view.gap) == (True, False)
     assert world.repair(world.control_view)
-    assert world.cache.control.epoch == 3
+    assert all(world.cache.control.newest_of((f"user:{n}",), A) > (0, 0) for n in (1, 2, 3))
 
 
 @pytest.mark.parametrize("shard", ["00", CONTROL])

@@ -15,8 +15,8 @@ class Keys:
     """The keys of one shard, made once. The tag is ``{namespace:shard}``."""
 
     __slots__ = (
-        "archive", "birth", "channel", "end", "ended", "expiry", "log", "snapshots", "sweep_turn", "tag", "trimmed",
-        "workers",
+        "again", "archive", "birth", "channel", "end", "ended", "expiry", "held", "latest", "log", "snapshots",
+        "sweep_turn", "tag", "trimmed", "workers",
     )  # fmt: skip
 
     def __init__(self, namespace: str, shard: str) -> None:
@@ -31,6 +31,9 @@ class Keys:
         self.workers = f"{tag}:workers".encode()
         self.sweep_turn = f"{tag}:turn:sweep".encode()
         self.archive = self.checkpoint("archive")
+        self.latest = f"{tag}:latest".encode()
+        self.held = f"{tag}:held".encode()
+        self.again = f"{tag}:again".encode()
         self.channel = f"{tag}:feed:".encode()
 
     def snapshot(self, sid: str) -> bytes:

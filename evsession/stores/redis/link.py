@@ -7,6 +7,7 @@ While the server is away, a call costs microseconds: it fails at once, and a pro
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import hiredis
 
@@ -16,6 +17,9 @@ from evsession.patience import RETRY_AFTER
 from evsession.stores.redis.address import Address
 from evsession.stores.redis.connection import Connection, Reply, login, open_connection, pack, unavailable
 from evsession.stores.redis.scripts import ALL, Call, Script
+
+_NEVER_PROMOTED = b"second_repl_offset:-1"
+"""What INFO says of a server that has been the primary since its start.  Source: Redis' replication.c."""
 
 _RECONNECT = ("READONLY", "MASTERDOWN", "LOADING", "NOAUTH")
 
@@ -34,9 +38,25 @@ class Link:
         self._opening: asyncio.Task[Connection] | None = None
         self._why: StoreUnavailable | None = None
         self._probe_at = 0.0
+        self._connected_at = self._loop.time()
+        self._asked_of: Connection | None = None
         self.calls = 0
         self.resent = 0
         """How many scripts had to be sent again, so that they ran later than what was sent after them."""
+
+    async def primary_for(self) -> float:
+        """Return for how many seconds the server has been the primary for certain.
+
+        At least since the connection was opened; since it was started, if it says that it was never promoted.
+        """
+        if self._connection is not None and self._asked_of is not self._connection:
+            self._asked_of = connection = self._connection
+            with suppress(StoreUnavailable):
+                known = b"\n".join([await self.call(b"INFO", section) for section in (b"server", b"replication")])
+                if self._connection is connection and b"role:master" in known and _NEVER_PROMOTED in known:
+                    started = int(known.partition(b"uptime_in_seconds:")[2].split()[0]) - 1
+                    self._connected_at = min(self._connected_at, self._loop.time() - started)
+        return 0.0 if self._connection is None else self._loop.time() - self._connected_at
 
     async def run(self, script: Script, keys: tuple[bytes, ...], *args: bytes | str | int) -> Reply:
         """Run a script by its digest, or by its text if the server has forgotten it.
@@ -122,6 +142,7 @@ class Link:
         else:
             self._why = None
             self._connection = connection
+            self._connected_at = self._loop.time()
             return connection
         finally:
             if self._opening is not None:

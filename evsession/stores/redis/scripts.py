@@ -59,6 +59,7 @@ COMMIT: Final = Script("commit")
 COUNT: Final = Script("count")
 DUE: Final = Script("due")
 ENTER: Final = Script("enter")
+EXPUNGE: Final = Script("expunge")
 FILL: Final = Script("fill")
 GIVE: Final = Script("give")
 HEARTBEAT: Final = Script("heartbeat")
@@ -67,12 +68,15 @@ MEMBERS: Final = Script("members")
 PRUNE: Final = Script("prune")
 RESTORE: Final = Script("restore", append=COMMIT)
 RAISE: Final = Script("raise")
+REVOKE: Final = Script("revoke")
 SETTLE: Final = Script("settle")
 TAKE: Final = Script("take")
 TOUCH: Final = Script("touch")
 TRIM: Final = Script("trim")
 WALK: Final = Script("walk")
+WITNESS: Final = Script("witness")
 
 ALL: Final = (
-    ADVANCE, COMMIT, DUE, ENTER, FILL, GIVE, HEARTBEAT, LEAVE, MEMBERS, PRUNE, RAISE, SETTLE, TAKE, TOUCH, TRIM, WALK,
+    ADVANCE, COMMIT, DUE, ENTER, EXPUNGE, FILL, GIVE, HEARTBEAT, LEAVE, MEMBERS, PRUNE, RAISE, REVOKE, SETTLE, TAKE,
+    TOUCH, TRIM, WALK, WITNESS,
 )  # fmt: skip

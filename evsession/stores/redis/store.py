@@ -9,6 +9,8 @@ from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from evsession.config import StorePolicy
+from evsession.control import Image
+from evsession.errors import StoreUnavailable
 from evsession.store import (
     Commit,
     CommitReply,
@@ -17,9 +19,12 @@ from evsession.store import (
     FeedListener,
     FillReply,
     Indexed,
+    NamedRevoked,
+    RevokeReply,
     TouchReply,
     Turn,
     Users,
+    Witness,
 )
 from evsession.stores.redis import advice, checkup, inspection
 from evsession.stores.redis.address import Address
@@ -34,19 +39,22 @@ from evsession.stores.redis.scripts import (
     ADVANCE,
     COMMIT,
     DUE,
+    EXPUNGE,
     FILL,
     GIVE,
     HEARTBEAT,
     PRUNE,
     RAISE,
+    REVOKE,
     SETTLE,
     TAKE,
     TOUCH,
     TRIM,
     WALK,
+    WITNESS,
     Call,
 )
-from evsession.view import Beat, BeatReply
+from evsession.view import CONTROL, Beat, BeatReply
 from evsession.wire import Entry, Line, Position, StreamId, entry_of, id_text, parse_id
 
 ENDED_KEPT_MS: Final = 600_000
@@ -54,6 +62,12 @@ ENDED_KEPT_MS: Final = 600_000
 
 KEPT_PAST_ABSOLUTE_MS: Final = 86_400_000
 """How long past its absolute deadline a session waits for a sweeper: a day.  Source: an outage of a whole night."""
+
+NAMES_AT_ONCE: Final = 2_000
+"""Names of the control log read at once by a worker that starts.  Source: about 100 KB, a millisecond's work."""
+
+EXPUNGED_AT_ONCE: Final = 1_000
+"""Entries of the control log removed at once.  Source: a few milliseconds of the server's time."""
 
 SWEEP_TURN_MS: Final = 5_000
 """How long one worker sweeps a shard before another may.  Source: a few pauses between sweeps."""
@@ -85,6 +99,7 @@ class RedisStore:
         self._worker = ""
         self._bound = 0
         self._link: Link | None = None
+        self._waiting: Link | None = None
         self._feed: Feed | None = None
 
     def __repr__(self) -> str:
@@ -113,16 +128,18 @@ class RedisStore:
         self._feed = Feed(self._address, self.policy, f"evsession-{worker}-feed", listener)
 
     async def close(self) -> None:
-        feed, link = self._feed, self._link
-        self._feed = self._link = None
+        feed, links = self._feed, (self._link, self._waiting)
+        self._feed = self._link = self._waiting = None
         if feed is not None:
             await feed.close()
-        if link is not None:
-            await link.close()
+        for link in links:
+            if link is not None:
+                await link.close()
 
     def abandon(self) -> None:
-        if self._link is not None:
-            self._link.abandon()
+        for link in (self._link, self._waiting):
+            if link is not None:
+                link.abandon()
 
     def _connected(self) -> Link:
         if self._link is None:
@@ -325,11 +342,84 @@ class RedisStore:
         return await self._index.users(cursor, count)
 
     async def records(self, shard: str) -> Mapping[str, bytes]:
-        reply = await self._connected().call(b"HGETALL", self.keys(shard).workers)
-        return {worker.decode(): record for worker, record in zip(reply[::2], reply[1::2], strict=True)}
+        return _records(await self._connected().call(b"HGETALL", self.keys(shard).workers))
 
     async def forget(self, shard: str, worker: str, record: bytes) -> None:
         await self._connected().run(PRUNE, (self.keys(shard).workers,), worker, record)
+
+    async def revoke(self, entry: NamedRevoked) -> RevokeReply:
+        keys = self.keys(CONTROL)
+        id_, event_id, now = await self._connected().run(
+            REVOKE,
+            (keys.log, keys.end, keys.birth, keys.latest, keys.held, keys.again),
+            entry.name,
+            entry.event_id,
+            entry.keep or "",
+            id_text(entry.highest),
+            id_text(entry.since),
+            int(entry.is_again),
+            entry.actor,
+            entry.context,
+            entry.data,
+            entry.worker_time,
+            entry.key_id,
+            entry.tag,
+            entry.notice,
+            keys.channel,
+            b"PUBLISH",
+            _new_incarnation(),
+        )
+        return RevokeReply(Position(parse_id(id_), event_id), now)
+
+    async def image(self) -> Image:
+        link, keys = self._connected(), self.keys(CONTROL)
+        names: dict[bytes, bytes] = {}
+        cursor = b"0"
+        while True:  # the names before the rest, see `Image`
+            cursor, found = await link.call(b"HSCAN", keys.latest, cursor, b"COUNT", NAMES_AT_ONCE)
+            pairs = iter(found)
+            names.update(zip(pairs, pairs, strict=True))
+            if cursor == b"0":
+                break
+        held, again = await _together(link.call(b"GET", keys.held), link.call(b"HGETALL", keys.again))
+        return Image(names, held or b"", [_issued_again(*pair) for pair in zip(again[::2], again[1::2], strict=True)])
+
+    async def expunge(self, keep: int) -> int:
+        keys = self.keys(CONTROL)
+        names = (keys.log, keys.end, keys.archive, keys.latest, keys.held, keys.again)
+        removed: int = await self._connected().run(EXPUNGE, names, keep, EXPUNGED_AT_ONCE)
+        return removed
+
+    async def witness(self, shard: str, position: Position) -> Witness:
+        keys = self.keys(shard)
+        now, birth, stands, records = await self._connected().run(
+            WITNESS, (keys.workers, keys.birth, keys.log), id_text(position.id), position.event
+        )
+        return Witness(int(now), int(birth), bool(stands), _records(records))
+
+    async def replicated(self, timeout: int) -> int:
+        """Return how many replicas hold all that was written until now.
+
+        A connection of its own, or others would wait behind it. WAIT speaks of what its own connection has written,
+        so that one writes first.
+        """
+        if self._waiting is None:
+            self._waiting = Link(self._address, self.policy, f"evsession-{self._worker}-wait")
+        link = self._waiting
+        try:
+            kind, *rest = await link.call(b"ROLE")
+            if kind != b"master" or not rest[1]:
+                return 0
+            _, replicas = await _together(
+                link.call(b"SET", self.keys(CONTROL).turn("wait"), self._worker, b"PX", 1000),
+                link.call(b"WAIT", len(rest[1]), timeout),
+            )
+            return int(replicas)
+        except StoreUnavailable:  # a server that does not tell, or a rule that forbids to ask
+            return 0
+
+    async def primary_for(self) -> float:
+        return await self._connected().primary_for()
 
     async def advise(self) -> None:
         await advice.warn(self._connected().call)
@@ -347,6 +437,15 @@ async def _together(*calls: Any) -> list[Any]:
         if isinstance(result, BaseException):
             raise result
     return list(results)
+
+
+def _records(reply: Sequence[bytes]) -> Mapping[str, bytes]:
+    return {worker.decode(): record for worker, record in zip(reply[::2], reply[1::2], strict=True)}
+
+
+def _issued_again(event_id: bytes, value: bytes) -> tuple[Position, bytes]:
+    id_, _, data = value.partition(b" ")
+    return Position(parse_id(id_), event_id), data
 
 
 def _same_sid(asked: str, answered: bytes) -> None:

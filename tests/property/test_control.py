@@ -1,0 +1,196 @@
+"""Revocations through failovers: whoever must be dead is, on every worker, and who signed in again since is not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from evsession.canonical import dumps, loads
+from evsession.control import EVERYONE, Control, Image, Revocation, data_of, revocation_of
+from evsession.positions import pack_position
+from evsession.state import Snapshot
+from evsession.wire import START, Position, StreamId, id_text
+
+NAMES = ("user:1", "user:2", EVERYONE)
+Known = tuple[str, str | None, int]
+"""A revocation as it happened: the name, the session it excepts, and when."""
+
+
+@dataclass
+class Session:
+    """A session of user 1, and when and on which history it began."""
+
+    snapshot: Snapshot
+    at: int
+    is_between: bool
+    """Whether it began after a failover and before what that lost was issued again, or met a second failover since."""
+
+
+@dataclass
+class Story:
+    """A control log with failovers, and one worker that follows it."""
+
+    log: list[Revocation] = field(default_factory=list)
+    known: list[Known] = field(default_factory=list)
+    sessions: list[Session] = field(default_factory=list)
+    worker: Control = field(default_factory=Control)
+    now: int = 0
+    behind: int = 0
+    """How much the clock of the present primary is behind."""
+
+    @property
+    def end(self) -> Position:
+        """The position of the last entry."""
+        return self.log[-1].position if self.log else START
+
+    def append(self, data: bytes, event: bytes, highest: StreamId) -> None:
+        """Append an entry as the script does, and let the worker apply it."""
+        ms, seq = max(self.end.id, highest)
+        id_ = (self.now - self.behind, 0) if self.now - self.behind > ms else (ms, seq + 1)
+        self.log.append(revocation_of(Position(id_, event), data))
+        self.worker.apply(self.log[-1])
+
+    def revoke(self, name: str, keep: int | None) -> None:
+        """Revoke a name, from a caller that has seen nothing but the present log."""
+        kept = self.sessions[keep % len(self.sessions)].snapshot.sid if keep is not None and self.sessions else None
+        facts = {"name": name} | ({"keep": kept} if kept else {})
+        self.known.append((name, kept, self.now))
+        self.append(dumps(facts), self.now.to_bytes(16), self.end.id)
+
+    def has(self, session: Session) -> bool:
+        """Tell whether a session stands in the log, not where an entry has stood before a failover."""
+        control = session.snapshot.control
+        return not control or any(entry.position.text() == control for entry in self.log)
+
+    def login(self) -> None:
+        """Begin a session of user 1 that stands at the end of the log."""
+        control = "" if self.end == START else self.end.text()
+        snapshot = Snapshot(sid=f"s{self.now}", user_id="1", control=control)
+        self.sessions.append(Session(snapshot, self.now, bool(self.worker.lost)))
+
+    def fail_over(self, count: int, behind: int) -> None:
+        """Lose the last entries, to a primary whose clock may be behind; the worker loads what is left."""
+        for session in self.sessions:
+            session.is_between |= bool(self.worker.lost) or not self.has(session)
+        del self.log[max(0, len(self.log) - count) :]
+        self.behind = behind
+        self.worker.load(self.image())
+
+    def image(self) -> Image:
+        """Return the log as a store has it for a worker that starts."""
+        names: dict[bytes, bytes] = {}
+        for entry in self.log:
+            if not entry.places:
+                old = names.get(entry.name.encode(), b"0-0").decode().split(" ")
+                before = old[2] if len(old) == 3 and old[1] == entry.keep else old[0]
+                kept = f" {entry.keep} {before}" if entry.keep else ""
+                names[entry.name.encode()] = f"{id_text(entry.position.id)}{kept}".encode()
+        again = [(entry.position, entry.data) for entry in self.log if entry.places]
+        return Image(names, b"".join(pack_position(entry.position) for entry in self.log), again)
+
+    def issue_again(self) -> None:
+        """Append what the worker knows and the log has lost."""
+        for entry in list(self.worker.lost.values()):
+            self.append(data_of(entry), entry.position.event, self.worker.highest)
+
+    def step(self, kind: str, number: int, name: str) -> None:
+        """Let one thing happen."""
+        self.now += 10
+        match kind:
+            case "revoke":
+                self.revoke(name, None)
+            case "keep":
+                self.revoke(name, number)
+            case "login":
+                self.login()
+            case "fail":
+                self.fail_over(number, behind=0)
+            case "fail behind":
+                self.fail_over(number, behind=1000)
+            case "again":
+                self.issue_again()
+
+    def fresh(self) -> Control:
+        """Return what a worker knows that starts now."""
+        control = Control()
+        control.load(self.image())
+        return control
+
+    def is_revoked(self, session: Session) -> bool:
+        """Tell whether somebody revoked a session after it began."""
+        sid = session.snapshot.sid
+        return any(name in (EVERYONE, "user:1") and kept != sid and at > session.at for name, kept, at in self.known)
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(("revoke", "revoke", "keep", "login", "login", "fail", "fail behind", "again")),
+        st.integers(1, 4),
+        st.sampled_from(NAMES),
+    ),
+    max_size=14,
+)
+LOST_KEPT = [("revoke", 1, "user:1"), ("login", 1, "user:1"), ("keep", 4, "user:1"), ("fail", 2, "user:1")]
+NEW_AT_OLD_ID = [("revoke", 1, "user:2"), ("login", 1, "x"), ("fail behind", 1, "x"), ("revoke", 1, "user:1")]
+HIDDEN = [("revoke", 1, "user:1"), ("login", 1, "x"), ("fail", 1, "x"), ("revoke", 1, "user:1"), ("again", 1, "x")]
+
+
+@settings(max_examples=400, deadline=None)
+@given(steps)
+@example(LOST_KEPT)
+@example(NEW_AT_OLD_ID)
+@example(HIDDEN)
+def test_whoever_was_revoked_is_dead_everywhere(story_steps: list[tuple[str, int, str]]) -> None:
+    """On the worker at every moment, and once all is issued again on one that starts then."""
+    story = Story()
+    for kind, number, name in story_steps:
+        story.step(kind, number, name)
+        for session in story.sessions:
+            if story.is_revoked(session):
+                assert story.worker.verdict(session.snapshot) != "alive", (kind, session)
+    story.issue_again()
+    fresh = story.fresh()
+    for session in story.sessions:
+        assert fresh.verdict(session.snapshot) == story.worker.verdict(session.snapshot)
+        if story.is_revoked(session):
+            assert fresh.verdict(session.snapshot) != "alive"
+
+
+@settings(max_examples=400, deadline=None)
+@given(steps)
+@example([("revoke", 1, "user:1"), ("login", 1, "x"), ("fail", 1, "x")])
+@example([("revoke", 1, "user:1"), ("login", 1, "x"), ("fail behind", 1, "x"), ("revoke", 1, "user:2")])
+@example([*LOST_KEPT, ("again", 1, "x"), ("fail", 4, "x")])
+def test_whoever_signed_in_since_lives(story_steps: list[tuple[str, int, str]]) -> None:
+    """Also where the entry at which they stand was lost and issued again; only who began in between may be dead."""
+    story = Story()
+    for kind, number, name in story_steps:
+        story.step(kind, number, name)
+    story.issue_again()
+    for control in (story.worker, story.fresh()):
+        for session in story.sessions:
+            if not story.is_revoked(session) and not session.is_between:
+                assert control.verdict(session.snapshot) == "alive", session
+
+
+def test_an_entry_is_issued_again_with_all_the_places_where_it_stood() -> None:
+    """And with its name, its reason and the session it excepts, but with nobody waiting for it."""
+    story = Story()
+    story.step("login", 1, "x")
+    data = dumps({"name": "user:1", "keep": "s10", "reason": "stolen", "waits": True})
+    story.append(data, bytes(16), (0, 0))
+    story.fail_over(1, behind=0)
+    (lost,) = story.worker.lost.values()
+    assert loads(data_of(lost)) == {
+        "name": "user:1",
+        "keep": "s10",
+        "reason": "stolen",
+        "places": [["10-0", "0-0", "00" * 16]],
+    }
+    story.issue_again()
+    assert not story.worker.lost
+    story.fail_over(1, behind=0)
+    (lost,) = story.worker.lost.values()
+    assert [place.id for place in lost.places] == [(10, 0), (10, 1)]
