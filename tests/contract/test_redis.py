@@ -7,8 +7,9 @@ from functools import partial
 
 import pytest
 
+from evsession.errors import ConfigError
 from evsession.stores.redis.connection import pack
-from evsession.stores.redis.keys import Keys, hash_slot, meta_key
+from evsession.stores.redis.keys import Keys, check_one_slot, hash_slot, meta_key
 from evsession.stores.redis.scripts import ALL, FILL, Call
 from evsession.stores.redis.store import ENDED_KEPT_MS, KEPT_PAST_ABSOLUTE_MS, SWEEP_TURN_MS
 from evsession.view import CONTROL, Beat
@@ -112,6 +113,9 @@ async def test_all_keys_of_a_shard_and_its_channel_are_in_one_slot(namespace: st
     assert {hash_slot(key) for key in [*named, keys.channel + b"0123abcd"]} == {hash_slot(keys.tag.encode())}
     assert hash_slot(b"123456789") == 0x31C3  # Source: CRC-16/XMODEM's check value, below 16,384.
     assert hash_slot(meta_key(namespace)) == hash_slot(f"{namespace}:meta".encode())
+    check_one_slot(keys.channel, *named)
+    with pytest.raises(ConfigError, match=r"the same \{tag\}"):
+        check_one_slot(keys.log, Keys(namespace, "a8").channel)
 
 
 def test_a_call_is_packed_as_hiredis_packs_it() -> None:

@@ -35,6 +35,7 @@ class Keys:
         self.held = f"{tag}:held".encode()
         self.again = f"{tag}:again".encode()
         self.channel = f"{tag}:feed:".encode()
+        check_one_slot(self.channel, self.log, self.snapshots, self.expiry, self.end, self.birth, self.workers)
 
     def snapshot(self, sid: str) -> bytes:
         """Return the key of one session's snapshot."""
@@ -47,6 +48,17 @@ class Keys:
     def checkpoint(self, job: str) -> bytes:
         """Return the key of what a background job left for its next holder."""
         return f"{self.tag}:{job}".encode()
+
+
+def check_one_slot(*names: bytes) -> None:
+    """Raise unless keys and channels belong to one slot of a cluster: a wrong tag passes unnoticed on one server.
+
+    Raises:
+        ConfigError: they do not, so that no script could touch them all and no message would arrive.
+    """
+    if len({hash_slot(name) for name in names}) > 1:
+        msg = f"{', '.join(map(repr, names))} are not in one slot; give all that one script touches the same {{tag}}"
+        raise ConfigError(msg)
 
 
 def check_namespace(namespace: str) -> None:
