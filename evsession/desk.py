@@ -208,6 +208,7 @@ class Desk:
             )  # fmt: skip
             entrance = await self.index.admit(event.user_id, sid, None)
             await self.index.append(entrance, None, lambda _: event, self.stamp(None))
+        self.worker.counts.created += 1
         return NewSession(sid, token)
 
     @asynccontextmanager
