@@ -13,9 +13,9 @@ A store promises:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from evsession.control import Image
 from evsession.view import Beat, BeatReply
@@ -256,7 +256,7 @@ class Store(Protocol):
     async def raise_to(self, field: str, number: int) -> int:
         """Set a number of `{ns:meta}` unless it is as high already, and return what stands there."""
 
-    async def commit(self, commit: Commit) -> CommitReply:
+    def commit(self, commit: Commit) -> Coroutine[Any, Any, CommitReply]:
         """Append one event with the snapshot it produces, or say why not.
 
         With an entrance the session enters the index first, in the same round trip. If the index refuses, it is unknown

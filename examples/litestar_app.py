@@ -1,7 +1,7 @@
 """Sessions for Litestar, as one of its middlewares: `uvicorn examples.litestar_app:app`."""
 
 import os
-from typing import Any
+from typing import Any, cast
 
 from litestar import Litestar, Request, get, post
 from litestar.exceptions import NotAuthorizedException
@@ -19,7 +19,7 @@ manager = SessionManager.from_url(
 
 def session_in(request: Request[Any, Any, Any]) -> Session:
     """Return the session of a request, typed. Use it as it is: `request.set_session` would put another dict there."""
-    session = request.scope["session"]
+    session = cast(object, request.scope["session"])
     assert isinstance(session, Session)
     return session
 

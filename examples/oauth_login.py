@@ -45,7 +45,7 @@ async def userinfo(request: Request) -> dict[str, str]:
     return {"sub": "ada", "name": "Ada", "sid": "visit-1"}
 
 
-oauth = OAuth()
+oauth: Any = OAuth()  # Authlib comes without types
 oauth.register(
     "idp",
     client_id="shop",

@@ -77,8 +77,8 @@ class MemoryStore:
         ConfigError: a number is out of its range.
     """
 
-    is_remote: Final = False
-    has_log: Final = True
+    is_remote: bool = False
+    has_log: bool = True
 
     def __init__(
         self, *, shards: int = 1, clock: Callable[[], int] | None = None, max_entries: int = MAX_ENTRIES

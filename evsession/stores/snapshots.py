@@ -90,9 +90,9 @@ class SnapshotStore:
     workers' machines, which must agree.
     """
 
-    is_remote: Final = True
-    has_log: Final = False
-    shards: Final = ("00",)
+    is_remote: bool = True
+    has_log: bool = False
+    shards: Sequence[str] = ("00",)
 
     def __init__(
         self, backend: Backend, *, policy: StorePolicy | None = None, clock: Callable[[], int] | None = None

@@ -128,8 +128,8 @@ def _fail(request: _Request) -> None:
 class Link:
     """The store of one worker: each call is a request, executed later, and a reply that comes later still, or never."""
 
-    is_remote: Final = True
-    has_log: Final = True
+    is_remote: bool = True
+    has_log: bool = True
     shards: Final[Sequence[str]] = (SHARD,)
 
     def __init__(self, network: Network, owner: str) -> None:

@@ -82,8 +82,8 @@ class RedisStore:
     State belongs to the event loop in which `open` was called.
     """
 
-    is_remote: Final = True
-    has_log: Final = True
+    is_remote: bool = True
+    has_log: bool = True
 
     def __init__(
         self, url: str, *, namespace: str = "evsession", shards: int = 1, policy: StorePolicy | None = None
