@@ -394,6 +394,26 @@ def test_who_is_signed_in_stays_so_without_data() -> None:
     assert client.get("/").json() == "ada"
 
 
+def test_who_is_remembered_has_a_cookie_of_that_age(clock: Clock) -> None:
+    """A login may ask for longer than `max_age`, in whichever spelling."""
+
+    async def act(request: Request) -> Response:
+        session = session_of(request)
+        if session.info.user_id is None:
+            session.login("ada", remember=timedelta(days=30))
+        session["n"] = session.get("n", 0) + 1
+        return JSONResponse(session["n"])
+
+    app = Starlette(routes=[Route("/", act)])
+    app.add_middleware(SessionMiddleware, secret_key="example", max_age=600)
+    client = TestClient(app)
+    for n in (1, 2):
+        response = client.get("/")
+        assert response.json() == n
+        assert "; path=/; Max-Age=2592000; httponly; samesite=lax" in response.headers["set-cookie"]
+        clock.advance(minutes=60)
+
+
 async def test_a_session_that_was_empty_may_be_rotated() -> None:
     """Only one that was emptied is at its end."""
 

@@ -436,6 +436,27 @@ def test_a_rolling_lifetime_counts_from_the_last_use(clock: Clock) -> None:
     assert client.get("/read").json() == {}
 
 
+def test_who_is_remembered_has_a_cookie_of_that_age(clock: Clock) -> None:
+    """Although the middleware has no lifetime, or a shorter one."""
+
+    async def act(request: Request) -> Response:
+        await ours.load_session(request)
+        session = session_of(request)
+        if session.info.user_id is None:
+            session.login("ada", remember=timedelta(days=30))
+        session["n"] = session.get("n", 0) + 1
+        return JSONResponse(session["n"])
+
+    for lifetime in (0, 600):
+        program = Program(ours)
+        program.routes.append(Route("/act", act))
+        client = TestClient(program.app(lifetime=lifetime))
+        assert _age(client.get("/act")) == 30 * 24 * 3600
+        clock.advance(minutes=60)
+        response = client.get("/act")
+        assert (response.json(), response.headers["set-cookie"].count("max-age=")) == (2, 1)
+
+
 def test_rolling_without_a_lifetime_sets_no_cookie_by_itself(clock: Clock) -> None:
     """There is no age that it could prolong."""
     client = TestClient(Program(ours).app(rolling=True))
