@@ -19,6 +19,7 @@ from evsession.fastapi.dependencies import (
 )
 from evsession.fastapi.health import health_routes
 from evsession.fastapi.openapi import describe_sessions
+from evsession.fastapi.routes import session_routes
 from evsession.fastapi.typed import FromSession, Request, WebSocket
 from evsession.middleware import manager_of, session_of
 
@@ -45,4 +46,5 @@ __all__ = [
     "require_recent_login",
     "revalidated_session",
     "session_of",
+    "session_routes",
 ]
