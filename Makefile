@@ -63,6 +63,7 @@ demo-check: $(BIN)/.demo ## Run the demonstration by itself and fail unless it k
 bench: $(BIN)/.bench ## Measure against the peers; the results go where the command says
 	$(BIN)/python -m tests.benchmarks
 	$(BIN)/python -m tests.benchmarks.archive
+	$(BIN)/python -m tests.benchmarks.trail
 
 clean: ## Remove virtual environments, caches and build results
 	rm -rf .venv .venv-* build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache \

@@ -262,20 +262,22 @@ def unpack_event(type_: str, raw: bytes, upcasters: Upcasters = UPCASTERS) -> Ev
         UnknownFormat: a newer version wrote it, or nobody did: it has not the form that this version reads.
     """
     try:
-        return _event(type_, _upcast(type_, _dict(loads(raw)), upcasters.get(type_, ())))
+        data = _dict(loads(raw))
+        if "v" in data or type_ in upcasters:  # seldom; whoever replays a log reads 100,000 events a second
+            data = _upcast(type_, data, upcasters.get(type_, ()))
+        return _event(type_, data)
     except _MALFORMED as error:
         raise UnknownFormat(what=f"{type_} event", found="unreadable", known="its own fields") from error
 
 
 def _event(type_: str, data: dict[str, Any]) -> Event:
-    changes: dict[str, Any] = {
-        "set_": _dict(data.get("set", {})),
-        "unset": _texts(data.get("unset", ())),
-        "redacted": _texts(data.get("x", ())),
-    }
+    set_ = _dict(data["set"]) if "set" in data else {}
+    unset = _texts(data["unset"]) if "unset" in data else ()
+    redacted = _texts(data["x"]) if "x" in data else ()
+    if type_ == "updated":
+        return Updated(set_=set_, unset=unset, redacted=redacted)
+    changes: dict[str, Any] = {"set_": set_, "unset": unset, "redacted": redacted}
     match type_:
-        case "updated":
-            return Updated(**changes)
         case "created":
             return Created(**changes, secret=_text(data["secret"]), control=_text(data.get("control", "")))
         case "authenticated":

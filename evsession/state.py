@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, assert_never
 
 from evsession.canonical import same
@@ -67,33 +68,36 @@ def evolve(snapshot: Snapshot, event: Event) -> Snapshot:
         return replace(snapshot, version=snapshot.version + 1)
     match event:
         case Updated():
-            return _changed(snapshot, event)
+            return _changed(snapshot, event, snapshot.secrets, snapshot.renewal)
         case Created():
-            return replace(
-                _changed(snapshot, event), secrets=(event.secret,), control=event.control, renewal=NEVER_RENEWED
-            )
+            return _changed(snapshot, event, (event.secret,), NEVER_RENEWED, event.control)
         case Authenticated():
-            return replace(
-                _changed(snapshot, event),
-                secrets=(event.secret,),
-                control=event.control,
+            version = snapshot.version + 1
+            return Snapshot(
+                sid=snapshot.sid,
+                version=version,
+                data=_data_after(snapshot.data, event),
                 user_id=event.user_id,
                 names=event.names,
+                secrets=(event.secret,),
+                control=event.control,
                 facts=event.facts,
+                marks=_marks_after(snapshot.marks, event, version),
                 detected=event.detected,
                 remembered=event.remember > 0,
-                renewal=NEVER_RENEWED,
             )
         case Renewed():
             secrets, renewal = _renewed(snapshot, event)
-            return replace(_changed(snapshot, event), secrets=secrets, renewal=renewal)
+            return _changed(snapshot, event, secrets, renewal)
         case Ended():
             return Snapshot(sid=snapshot.sid, version=snapshot.version + 1, ended=event.cause)
         case _:
             assert_never(event)
 
 
-def _changed(snapshot: Snapshot, event: Changes) -> Snapshot:
+def _changed(
+    snapshot: Snapshot, event: Changes, secrets: tuple[str, ...], renewal: Renewal, control: str | None = None
+) -> Snapshot:
     version = snapshot.version + 1
     return Snapshot(
         sid=snapshot.sid,
@@ -102,12 +106,12 @@ def _changed(snapshot: Snapshot, event: Changes) -> Snapshot:
         marks=_marks_after(snapshot.marks, event, version),
         user_id=snapshot.user_id,
         names=snapshot.names,
-        secrets=snapshot.secrets,
-        control=snapshot.control,
+        secrets=secrets,
+        control=snapshot.control if control is None else control,
         facts=snapshot.facts,
         detected=snapshot.detected,
         remembered=snapshot.remembered,
-        renewal=snapshot.renewal,
+        renewal=renewal,
     )
 
 
@@ -138,11 +142,14 @@ def _data_after(data: Mapping[str, Any], event: Changes) -> Mapping[str, Any]:
 def _marks_after(marks: Mapping[str, int], event: Changes, version: int) -> Mapping[str, int]:
     if not marks and not event.redacted:
         return marks
-    gone = {*event.set_, *event.unset}
-    kept = {path: since for path, since in marks.items() if key_of(path) not in gone}
+    gone = [path for path in marks if (key := key_of(path)) in event.set_ or key in event.unset]
+    if not gone and not event.redacted:
+        return marks
+    kept = {path: since for path, since in marks.items() if path not in gone}
     return kept | dict.fromkeys(event.redacted, version)
 
 
+@lru_cache(maxsize=4096)
 def key_of(path: str) -> str:
     """Return the top-level key that a JSON pointer leads into.  Source: RFC 6901."""
     return path.split("/", 2)[1].replace("~1", "/").replace("~0", "~")

@@ -53,14 +53,22 @@ async def in_order(
     Raises:
         StoreUnavailable: store or archive did not answer.
     """
-    page = max(LEAST_PAGE, min(PAGE, IN_MEMORY // len(shards)))
-    streams = [Stream(reader, shard, since.at(shard), strict=False, page=page) for shard in shards]
+    size = max(LEAST_PAGE, min(PAGE, IN_MEMORY // len(shards)))
+    streams = [Stream(reader, shard, since.at(shard), strict=False, page=size) for shard in shards]
     counters = await together(reader.worker.store.counters(shard) for shard in shards)
     ends = {stream: min(until, counter.last) for stream, counter in zip(streams, counters, strict=True)}
     waiting: dict[Stream, deque[Entry]] = {stream: deque() for stream in streams}
     while waiting:
         empty = [stream for stream, entries in waiting.items() if not entries]
         pages = await together(stream.page() for stream in empty)
+        if len(streams) == 1:  # nothing to merge
+            page, end = pages[0], ends[streams[0]]
+            is_last = not page or page[-1].id > end
+            if wanted := [entry for entry in page if entry.id <= end] if is_last else page:
+                yield wanted
+            if is_last:
+                return
+            continue
         for stream, entries in zip(empty, pages, strict=True):
             waiting[stream].extend(entry for entry in entries if entry.id <= ends[stream])
             if not waiting[stream]:

@@ -18,7 +18,7 @@ from evsession.info import time_of
 from evsession.stores.memory import MemoryStore
 from evsession.wire import parse_id
 from tests.integration.apps import KEY, Browser, Clock, app_of, in_memory, setting, two_workers
-from tests.servers import Server
+from tests.servers import Proxy, Server
 
 NOBODY = "00AAAAAAAAAAAAAAAAAAAAAA"
 
@@ -73,6 +73,23 @@ async def test_an_ended_session_is_found_after_its_snapshot_went(manager: Sessio
     await manager.create()  # which lets go of snapshots that have lapsed
     assert [event.type for event in await manager.audit.history(session.id)] == ["authenticated", "ended"]
     assert (await manager.audit.explain(session.id)).reason == "lost phone"
+
+
+async def test_a_history_takes_one_round_trip_however_much_happened_in_between(server: Server) -> None:
+    """Its links are followed on the server; a page that does not show the login takes a second one."""
+    async with Proxy(server.url) as proxy:
+        writing = SessionManager.from_url(server.url, secret_key=KEY, namespace="shop")
+        reading = SessionManager.from_url(proxy.url, secret_key=KEY, namespace="shop")
+        async with writing, reading.reading():
+            sid = (await writing.create(user_id="ada")).id
+            for n in range(99):
+                await writing.update(sid, partial(dict.update, n=n))
+                await writing.create()
+            await reading.audit.history(sid)  # connects
+            for limit, trips in ((1_000, 1), (10, 2)):
+                before = proxy.client_writes
+                assert {event.user_id for event in await reading.audit.history(sid, limit=limit)} == {"ada"}
+                assert proxy.client_writes - before == trips
 
 
 # ── time travel ──────────────────────────────────────────────────────────────────────────────────────────────────────
