@@ -349,6 +349,18 @@ def test_what_the_session_refuses_is_refused_each_time(cart: Any, key: str | Non
     assert session.plan()
 
 
+@pytest.mark.parametrize("cart", CARTS)
+def test_what_the_session_refuses_within_a_field_is_named(cart: Any) -> None:
+    """By its place."""
+    session = begun({"items": [ITEM]})
+    session.model(cart).items[0].quantity = 2**70
+    for _ in range(2):
+        assert session.might_differ()
+        with pytest.raises(CodecError, match="64 bit") as refused:
+            session.plan()
+        assert refused.value.key == "items[0].quantity"
+
+
 def test_a_user_that_cannot_be_one_is_refused_each_time() -> None:
     """As at `session[key] = value`."""
 
