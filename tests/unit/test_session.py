@@ -724,3 +724,17 @@ def test_a_user_is_remembered_for_a_second_to_400_days(remember: timedelta) -> N
     assert session.plan().login is None
     session.login(42, remember=timedelta(days=400))
     assert session.plan().login == Login(user_id="42", remember=timedelta(days=400))
+
+
+async def test_a_living_session_can_be_kept_by_a_revocation() -> None:
+    """The store is asked first; too late for a token, or without a session, nothing is kept."""
+    session = begun({"a": 1})
+    assert await session.keepable() == SID
+    assert isinstance(session._binding, Request)
+    assert session._binding.asked == ["revalidate"]
+    session._binding = Request(has_started=True)
+    with pytest.raises(ResponseStarted):
+        await session.keepable()
+    for session in (Session(SessionPolicy()), begun(None)):
+        with pytest.raises(SessionDetached):
+            await session.keepable()
