@@ -207,7 +207,7 @@ class Control:
         self._recent = OrderedDict((event, one) for event, one in recent.items() if self._positions.has(one.position))
         common, is_back = self._positions.common_with(before), {position.event for position, _ in image.again}
         after = list(before.after(common))
-        gone = [position for position in after if position.event not in is_back]
+        gone = [at for at in after if at.event not in is_back and not self._positions.has(at)]
         found = [_at(entry, common, after[0].event) for entry in _known(gone, recent, names)]
         found += [_still(entry, common) for event, entry in lost.items() if event not in is_back]
         for entry in sorted(found, key=lambda entry: entry.position.id):

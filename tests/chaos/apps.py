@@ -45,7 +45,17 @@ def app_of(manager: SessionManager, **options: Any) -> ASGIApp:
     return SessionMiddleware(_answer, manager, **options)
 
 
+async def _listen(receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (await receive())["type"] != "websocket.disconnect":
+        pass
+
+
 async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await _listen(receive, send)
+        return
     session: Session = scope["session"]
     held = dict(session)
     match scope["path"].split("/")[1:]:

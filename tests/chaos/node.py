@@ -22,6 +22,7 @@ from evsession.cache import Cache
 from evsession.store import FillReply
 from evsession.view import Beat, View
 from tests.chaos.apps import Browser, app_of, manager_of
+from tests.chaos.readers import Readers
 
 
 def without(guard: str) -> None:
@@ -53,6 +54,7 @@ class Node:
     def __init__(self, manager: SessionManager) -> None:
         self.manager = manager
         self.app = app_of(manager)
+        self.readers = Readers(self.app)
 
     def harm(self, drop: float, delay: float) -> None:
         """Lose a share of the feed's messages, and hold back one of four replies to fills for up to `delay` seconds."""
@@ -122,6 +124,52 @@ class Node:
         """Sign out; return the status."""
         return (await Browser(self.app, cookie).get("/logout")).status
 
+    # ── forced logout ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def sign_in(self, user: str, times: int) -> list[str]:
+        """Sign a user in from many browsers; return their cookies."""
+        browsers = [Browser(self.app) for _ in range(times)]
+        await asyncio.gather(*(browser.get(f"/login/{user}") for browser in browsers))
+        return [str(browser.cookie) for browser in browsers]
+
+    async def seat(self, user: str, generation: int, cookies: list[str]) -> None:
+        """Read these sessions from now on."""
+        self.readers.seat(user, generation, cookies)
+
+    async def start_reading(self, readers: int) -> None:
+        """Begin to read at random."""
+        self.readers.start(readers)
+
+    async def stop_reading(self) -> dict[str, Any]:
+        """Read no more; return how often, and when each generation of a user was served last."""
+        await self.readers.stop()
+        return {"reads": self.readers.reads, "served": self.readers.served}
+
+    async def connect(self, user: str, cookies: list[str]) -> None:
+        """Hold a socket open for each cookie."""
+        for cookie in cookies:
+            await self.readers.connect(user, cookie)
+
+    async def closed(self, user: str) -> list[float]:
+        """Return when each of a user's sockets was closed."""
+        async with asyncio.timeout(20):
+            return await self.readers.closed(user)
+
+    async def open_sockets(self) -> list[int]:
+        """Return how many sockets are open here, by this test's count and by the manager's."""
+        return [self.readers.open(), self.manager.stats().open]
+
+    async def revoke(self, user: str, timeout: float) -> dict[str, Any]:
+        """Sign a user out everywhere; return the receipt, and when it was asked for and had."""
+        asked_at = time.monotonic()
+        receipt = await self.manager.revoke_user(user, timeout=timedelta(seconds=timeout))
+        facts = {name: getattr(receipt, name) for name in ("id", "complete", "confirmed", "fenced", "pending")}
+        return facts | {"asked_at": asked_at, "had_at": time.monotonic(), "said": str(receipt)}
+
+    async def name(self) -> str:
+        """Return the worker's id."""
+        return self.manager.worker.id
+
 
 def _bump(data: dict[str, Any]) -> int:
     data["n"] = n = data.get("n", 0) + 1
@@ -183,13 +231,25 @@ async def _commands() -> asyncio.StreamReader:
     return reader
 
 
-async def main(url: str, drop: float = 0, delay: float = 0, without_guard: str = "", staleness: float = 0.5) -> None:
+async def main(
+    url: str,
+    *,
+    drop: float = 0,
+    delay: float = 0,
+    without_guard: str = "",
+    staleness: float = 0.5,
+    stale_for: float = 0,
+) -> None:
     """Serve commands until the input ends."""
     logging.basicConfig(level=logging.CRITICAL)
     without(without_guard)
     manager = manager_of(
         url,
-        cache=CachePolicy(max_staleness=timedelta(seconds=staleness)),
+        cache=CachePolicy(
+            max_staleness=timedelta(seconds=staleness),
+            on_outage="stale" if stale_for else "refuse",
+            stale_for=timedelta(seconds=stale_for),
+        ),
         policy=SessionPolicy(max_keys=5000, anonymous_per_second=100_000),
     )
     node = Node(manager)
