@@ -8,6 +8,7 @@ from typing import Annotated, Final
 from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
 
+from evsession.bearer import token_sent
 from evsession.csrf import SAFE_METHODS, SALT_BYTES, is_from_here, is_good, make
 from evsession.fastapi.dependencies import Required
 from evsession.fastapi.openapi import SessionScheme
@@ -37,7 +38,7 @@ async def same_origin(connection: HTTPConnection) -> None:
         HTTPException: the request comes from elsewhere, or does not say where from (403).
     """
     scope, allowed = connection.scope, manager_of(connection).allowed_origins
-    if transport_of(connection) != "bearer" and not is_from_here(scope["headers"], scope["scheme"], allowed):
+    if not _has_bearer_token(connection) and not is_from_here(scope["headers"], scope["scheme"], allowed):
         raise refused(connection, 403, "this request must come from a page of this site")
 
 
@@ -48,7 +49,7 @@ class _Csrf(SessionScheme):
         Raises:
             HTTPException: the request comes from elsewhere, or has no token of this session (403).
         """
-        if connection.scope.get("method", "GET") in SAFE_METHODS or transport_of(connection) == "bearer":
+        if connection.scope.get("method", "GET") in SAFE_METHODS or _has_bearer_token(connection):
             return
         await same_origin(connection)
         manager = manager_of(connection)
@@ -73,6 +74,11 @@ def require_csrf() -> Required:
     is good for an anonymous session, and for none that is signed in.
     """
     return Required(_Csrf())
+
+
+def _has_bearer_token(connection: HTTPConnection) -> bool:
+    """Tell whether the session came with a header that no page of another site can send."""
+    return transport_of(connection) == "bearer" and token_sent(connection.scope["headers"]) is not None
 
 
 def _session_of(connection: HTTPConnection) -> tuple[str, int]:

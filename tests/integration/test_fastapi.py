@@ -344,6 +344,19 @@ def test_a_header_that_is_no_token_of_ours_frees_nobody(forms: TestClient) -> No
     assert forms.post("/act", headers={"authorization": "Bearer x"}).status_code == 403
 
 
+def test_whose_first_transport_is_bearer_is_not_free_for_all() -> None:
+    """What comes without any token may be a login form of another site, whose answer sets a cookie."""
+    app = app_of(in_memory(transports=("bearer", "cookie")))
+
+    @app.post("/sign-in", dependencies=[require_csrf()])
+    async def sign_in(request: Request) -> None:
+        request.session.login("mallory", transport="cookie")
+
+    client = TestClient(app, base_url="https://shop.example")
+    assert client.post("/sign-in", headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    assert client.post("/sign-in", headers=HERE).status_code == 200
+
+
 def test_a_token_belongs_to_one_session_and_login(forms: TestClient) -> None:
     """One that was fetched before the login, or in another session, is refused after it."""
     anonymous = forms.get("/form").json()
