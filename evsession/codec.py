@@ -96,6 +96,15 @@ def pack_body(snapshot: Snapshot, data: bytes) -> bytes:
     return dumps(body)
 
 
+def split_body(body: bytes, data: bytes) -> tuple[bytes, bytes]:
+    """Return what stands before and after the data in the body of a living session.
+
+    Nothing before it can look like its name: what comes earlier in the order of keys is a text with its quotes escaped.
+    """
+    at = body.index(b'"d":') + 4
+    return body[:at], body[at + len(data) :]
+
+
 def redacted_body(redact_key: bytes, snapshot: Snapshot, body: bytes) -> bytes:
     """Return the form of a body that heads cover: the body itself, unless a value in it is redacted."""
     if not snapshot.marks:
@@ -324,6 +333,8 @@ def _milliseconds(value: object) -> int:
 
 
 def _texts(value: object) -> tuple[str, ...]:
+    if value == ():
+        return ()
     if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
         raise TypeError(type(value).__name__)
     return tuple(value)

@@ -21,16 +21,29 @@ Source: OWASP ASVS 5.0, 11.2.3 (128 bits of security)."""
 _GENERATE: Final = 'python -c "import secrets; print(secrets.token_urlsafe(32))"'
 
 
+_SHORT: Final = 512
+_LENGTHS: Final = tuple(number.to_bytes(8, "little") for number in range(_SHORT))
+"""The lengths of most parts, made once: that saves 0.5 of 2.5 µs for nine parts (measured)."""
+
+
+def length(part: bytes) -> bytes:
+    """Return what precedes a part in a digest."""
+    size = len(part)
+    return _LENGTHS[size] if size < _SHORT else size.to_bytes(8, "little")
+
+
 def mac(key: bytes, *parts: bytes, size: int = 16) -> bytes:
     """Return the keyed BLAKE2b digest of a sequence of parts, `size` bytes long (1 to 64).
 
     Each part is preceded by its length, so no two sequences are digested alike, whatever bytes they hold. `key` has at
-    most 64 bytes. Feeding the parts one by one is faster than joining them (1.6 and 1.9 µs for four parts, measured).
+    most 64 bytes. Feeding the parts one by one is faster than joining them (2.0 and 2.8 µs for nine parts, measured).
     """
     digest = blake2b(key=key, digest_size=size)
+    update = digest.update
     for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
+        count = len(part)
+        update(_LENGTHS[count] if count < _SHORT else count.to_bytes(8, "little"))
+        update(part)
     return digest.digest()
 
 

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, get_args
 
-from evsession.canonical import dumps
-from evsession.chain import FIRST, head_of, link_of
-from evsession.codec import Stored, check_head, pack_body, status_of, unpack, unpack_event
+from evsession.chain import ENDED, FIRST, Heads
+from evsession.codec import Stored, check_head, unpack, unpack_event
 from evsession.errors import CodecError, CorruptSnapshot, UnknownFormat
 from evsession.events import Authenticated, Ended
+from evsession.folding import Folding
 from evsession.keys import Keyring
-from evsession.state import Snapshot, evolve
+from evsession.state import Snapshot
 from evsession.store import Counters
 from evsession.tokens import is_sid
 from evsession.wire import START, StreamId, id_text, parse_id
@@ -79,20 +79,19 @@ _NOWHERE: Final = Reach((0, 0), (0, 0))
 class Trace:
     """What is known of one session while its events pass.
 
-    `snapshot` is the folded state, None while it cannot be known. `head`, `last_id` and `key_id` are those of the last
-    event, `remember` is what the last login asked for. `is_partial` says that the session's first events are gone,
-    `stored` is its snapshot if that can be read.
+    `head`, `last_id` and `key_id` are those of the last event, `remember` is what the last login asked for.
+    `is_partial` says that the session's first events are gone, `stored` is its snapshot if that can be read.
     """
 
     __slots__ = (
-        "authenticated_id", "first_id", "has_snapshot", "head", "is_partial", "key_id", "last_id", "link",
-        "overtaken_at", "remember", "secret_id", "snapshot", "stored", "version",
+        "authenticated_id", "first_id", "folding", "has_snapshot", "head", "is_partial", "key_id", "last_id", "link",
+        "overtaken_at", "remember", "secret_id", "stored", "version",
     )  # fmt: skip
 
     def __init__(self, stored: Stored | None = None) -> None:
         self.stored = stored
         self.version = 0
-        self.snapshot: Snapshot | None = None
+        self.folding: Folding | None = None
         self.head: bytes | None = None
         self.link: bytes | None = None
         self.last_id = NO_ID
@@ -106,9 +105,14 @@ class Trace:
         self.is_partial = False
 
     @property
+    def snapshot(self) -> Snapshot | None:
+        """The folded state, None while it cannot be known."""
+        return None if self.folding is None else self.folding.snapshot
+
+    @property
     def has_ended(self) -> bool:
         """Whether an end was among the events."""
-        return self.snapshot is not None and self.snapshot.ended is not None
+        return self.folding is not None and self.folding.status == ENDED
 
 
 class Prover:
@@ -121,7 +125,7 @@ class Prover:
         self._keys = keys
         self._reaches = reaches
         self._report = report
-        self._head_keys: dict[bytes, bytes | None] = {}
+        self._heads: dict[bytes, Heads | None] = {}
         self._traces: dict[bytes, Trace] = {}
         self._found: dict[bytes, set[FaultKind]] = {}
 
@@ -167,22 +171,23 @@ class Prover:
             return
         if not trace.first_id:
             self._begin(trace, line, version)
-        if not self._follows(trace, sid, id_, version):
+        if (version != trace.version + 1 or trace.has_ended) and not self._follows(trace, sid, id_, version):
             return
         if previous != trace.last_id:
             self._fault(sid, "unlinked", id_, version, "it does not name the session's event before it")
-        snapshot, trace.link = self._after(trace, line, version), None
-        if snapshot is not None and trace.head is not None and (key := self._key(line, version)) is not None:
-            covered = (sid, number, type_, event_id, actor, context, data)
-            trace.link = link_of(key, trace.head, covered)
-            if _head(key, trace.link, snapshot) != head:
+        body, trace.link = self._after(trace, line, version), None
+        folding, before = trace.folding, trace.head
+        if body is not None and folding and before is not None and (heads := self._heads_of(line, version)) is not None:
+            link = heads.link(before, (sid, number, type_, event_id, actor, context, data))
+            if heads.head(link, sid, number, folding.status, body) == head:
+                trace.link = link
+            else:
                 self._fault(sid, "altered", id_, version, "its head is not what the event and all before it make")
-                trace.link = None
         if type_ in NEW_SECRET:
             trace.secret_id = id_
             if type_ == b"authenticated":
                 trace.authenticated_id = id_
-        trace.version, trace.snapshot, trace.head, trace.last_id, trace.key_id = version, snapshot, head, id_, key_id
+        trace.version, trace.head, trace.last_id, trace.key_id = version, head, id_, key_id
         if trace.stored is not None:
             self._compare(trace, trace.stored, sid)
 
@@ -199,45 +204,48 @@ class Prover:
         if line[4] != NO_ID and version > 1 and _id(line[4]) < first:
             trace.version, trace.last_id, trace.is_partial = version - 1, line[4], True
         else:
-            trace.snapshot, trace.head = Snapshot(sid=line[2].decode()), FIRST
+            trace.folding, trace.head = Folding(Snapshot(sid=line[2].decode())), FIRST
 
     def _follows(self, trace: Trace, sid: bytes, id_: bytes, version: int) -> bool:
-        """Tell whether an entry goes on from its session's state; one that came already does not."""
+        """Tell whether an entry that does not simply go on is to be taken in; one that came already is not."""
         if version == trace.version + 1:
-            if trace.has_ended:
-                self._fault(sid, "after_end", id_, version, "the session had ended before")
+            self._fault(sid, "after_end", id_, version, "the session had ended before")
             return True
         if version <= trace.version:
             self._fault(sid, "repeated", id_, version, f"version {version} came already")
             return False
         self._fault(sid, "hole", id_, version, f"version {trace.version + 1} is missing")
-        trace.snapshot = trace.head = None
+        trace.folding = trace.head = None
         return True
 
-    def _after(self, trace: Trace, line: Sequence[bytes], version: int) -> Snapshot | None:
-        """Return the state after an entry, None if it cannot be known; an end is known without what came before."""
-        sid = line[2]
+    def _after(self, trace: Trace, line: Sequence[bytes], version: int) -> bytes | None:
+        """Return the body after an entry, None if it cannot be known; an end is known without what came before."""
+        folding, sid = trace.folding, line[2]
+        if folding is not None and line[1] == b"updated" and (body := folding.update(line[9])) is not None:
+            return body
         try:
             event = unpack_event(line[1].decode(), line[9])
             if isinstance(event, Authenticated):
                 trace.remember = event.remember
-            if trace.snapshot is not None:
-                return evolve(trace.snapshot, event)
-            return Snapshot(sid=sid.decode(), version=version, ended=event.cause) if isinstance(event, Ended) else None
+            if folding is None and isinstance(event, Ended):
+                folding = trace.folding = Folding(Snapshot(sid=sid.decode(), version=version - 1))
+            return None if folding is None else folding.fold(event)
         except UnknownFormat as error:
             self._fault(sid, "unreadable", line[0], version, str(error))
         except _MALFORMED:
             self._fault(sid, "unreadable", line[0], version, "its changes have no form that can be applied")
+        trace.folding = None
         return None
 
-    def _key(self, line: Sequence[bytes], version: int) -> bytes | None:
+    def _heads_of(self, line: Sequence[bytes], version: int) -> Heads | None:
         key_id = line[10]
-        if key_id not in self._head_keys:
-            self._head_keys[key_id] = self._keys.head(key_id.decode("ascii", "replace"))
-        key = self._head_keys[key_id]
-        if key is None:
+        if key_id not in self._heads:
+            key = self._keys.head(key_id.decode("ascii", "replace"))
+            self._heads[key_id] = None if key is None else Heads(key)
+        heads = self._heads[key_id]
+        if heads is None:
             self._fault(line[2], "unknown_key", line[0], version, _unknown(key_id.decode("ascii", "replace")))
-        return key
+        return heads
 
     def _compare(self, trace: Trace, stored: Stored, sid: bytes) -> None:
         if trace.version == stored.snapshot.version:
@@ -317,15 +325,6 @@ def counter_faults(shard: str, counters: Counters, last: Sequence[bytes] | None)
         yield Fault(
             kind="cut", shard=shard, id=id_text(end.id), detail="the log does not end where the last commit did"
         )
-
-
-def _head(key: bytes, link: bytes, snapshot: Snapshot) -> bytes | None:
-    """Return the head of a folded state, whose secret values are digests already; None if it has no canonical form."""
-    try:
-        body = pack_body(snapshot, dumps(snapshot.data))
-    except _MALFORMED:
-        return None
-    return head_of(key, link, snapshot.sid.encode(), snapshot.version, status_of(snapshot), body)
 
 
 def _difference(trace: Trace, stored: Stored) -> str:

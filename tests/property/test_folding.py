@@ -1,0 +1,88 @@
+"""The quick way to fold a session's log and the long way lead to the same snapshot and the same bytes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from evsession.canonical import dumps
+from evsession.chain import Heads, head_of, link_of
+from evsession.codec import UPCASTERS, pack_body, pack_event, type_of, unpack_event
+from evsession.events import Created, Ended, Event, Updated
+from evsession.folding import Folding
+from evsession.state import Snapshot, evolve
+from tests.property.strategies import SID, blobs, events
+
+KEY = b"k" * 32
+BEGUN = Created(set_={"a": 1, "password": "p"}, redacted=("/password",), secret="s", control='5-0 "d":')
+
+
+def folded(folding: Folding, type_: str, raw: bytes) -> bytes:
+    """Return the body after one entry of the log, the way the prover goes."""
+    body = folding.update(raw) if type_ == "updated" else None
+    return folding.fold(unpack_event(type_, raw)) if body is None else body
+
+
+@given(st.lists(events(), max_size=8))
+@example([BEGUN, Updated(set_={"password": "q"}, redacted=("/password",)), Updated(set_={"b": 2})])
+@example([BEGUN, Updated(unset=("password",)), Updated(set_={"b": 2}, unset=("a",))])
+@example([BEGUN, Updated(set_={"b": 2}), Ended(cause="idle"), Updated(set_={"c": 3}), Ended(cause="logout")])
+def test_both_ways_lead_to_the_same(history: list[Event]) -> None:
+    """After every event, whatever came before it; asking for the snapshot in between changes nothing."""
+    folding, snapshot = Folding(Snapshot(sid=SID)), Snapshot(sid=SID)
+    for number, event in enumerate(history):
+        raw = pack_event(event, KEY, SID, snapshot.version + 1)
+        body = folded(folding, type_of(event), raw)
+        snapshot = evolve(snapshot, unpack_event(type_of(event), raw))
+        assert body == pack_body(snapshot, dumps(snapshot.data))
+        assert folding.status == (b"L" if snapshot.ended is None else b"E")
+        if number % 2:
+            assert folding.snapshot == snapshot
+    assert folding.snapshot == snapshot
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"x", b"[]", b"1", b'{"v":1}', b'{"x":[]}', b'{"set":[]}', b'{"unset":{}}', b'{"unset":[1]}',
+        b'{"unset":[["a"]]}', b'{"set":{"password":1}}', b'{"unset":["password"]}',
+    ],
+)  # fmt: skip
+def test_what_is_not_plain_goes_the_long_way(raw: bytes) -> None:
+    """Secret values, facts of another version, and what is no update at all; nothing has happened then."""
+    folding = Folding(Snapshot(sid=SID))
+    assert folding.update(b"{}") is None  # there is nothing yet
+    folding.fold(BEGUN)
+    before = folding.snapshot
+    assert folding.update(raw) is None
+    assert folding.snapshot == before
+
+
+def test_old_events_go_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There they are brought to today's form first."""
+    folding = Folding(Snapshot(sid=SID))
+    folding.fold(BEGUN)
+    assert folding.update(b'{"set":{"b":1}}') is not None
+    monkeypatch.setitem(UPCASTERS, "updated", (lambda data: data,))
+    assert folding.update(b'{"set":{"b":1}}') is None
+
+
+def test_what_has_no_canonical_form_has_no_head() -> None:
+    """Data too deep to be written folds to a body that nobody has made a head for, by either way."""
+    folding = Folding(Snapshot(sid=SID))
+    folding.fold(BEGUN)
+    deep = b'{"set":{"a":' + b"[" * 260 + b"]" * 260 + b"}}"
+    assert b'"d":null' in (folding.update(deep) or b"")
+    assert b'"d":null' in folding.fold(unpack_event("updated", deep))
+
+
+@given(blobs, st.tuples(*[st.binary(max_size=600)] * 7), st.integers(1, 10**9), st.binary(max_size=600))
+def test_heads_are_made_the_same_by_whoever_makes_many(
+    previous: bytes, covered: tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes], version: int, body: bytes
+) -> None:
+    """To the byte, also where a part is long."""
+    heads = Heads(KEY)
+    assert heads.link(previous, covered) == link_of(KEY, previous, covered)
+    head = heads.head(previous, b"sid", b"%d" % version, b"L", body)
+    assert head == head_of(KEY, previous, b"sid", version, b"L", body)
