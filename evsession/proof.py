@@ -38,6 +38,7 @@ FaultKind = Literal[
     "removed",  # entries were taken out of the log, or its counter was changed
     "deleted",  # an entry was deleted by its id
     "cut",  # the log does not end where the last commit said
+    "forgotten",  # a revocation that a worker which starts would not be told of
     "archive_differs",  # the archive has another entry there
     "archive",  # a file of the archive, its manifest or its signature
 ]

@@ -23,6 +23,7 @@ import anyio.lowlevel
 from evsession.audit.entries import Entries
 from evsession.audit.pages import LAST_ID, PAGE, all_pages, log_pages
 from evsession.audit.report import Progress, Report, Trimmed
+from evsession.audit.revocations import revocation_faults
 from evsession.audit.spill import Spill
 from evsession.keys import Keyring
 from evsession.proof import Fault, FaultKind, Prover, Reach, Trace, counter_faults
@@ -99,6 +100,8 @@ class Verification:
                         yield proved
         for shard in (CONTROL, *self._shards):
             await self._check_counters(shard)
+        async for fault in revocation_faults(self._store, self._keys):
+            self.report.add(fault)
         self.report.seconds = monotonic() - started
 
     async def _note_ends(self) -> None:

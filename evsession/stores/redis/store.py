@@ -386,7 +386,7 @@ class RedisStore:
 
     async def expunge(self, keep: int) -> int:
         keys = self.keys(CONTROL)
-        names = (keys.log, keys.end, keys.archive, keys.latest, keys.held, keys.again)
+        names = (keys.log, keys.end, keys.archive, keys.latest, keys.held, keys.again, keys.trimmed)
         removed: int = await self._connected().run(EXPUNGE, names, keep, EXPUNGED_AT_ONCE)
         return removed
 

@@ -1,7 +1,7 @@
 -- expunge.lua: remove old entries from the control log, at most a batch, with what is held of them beside it.
 --
 -- KEYS[1]  {ns:ctl}:log      KEYS[2]  {ns:ctl}:end   KEYS[3]  {ns:ctl}:archive  checkpoint, begins with an id
--- KEYS[4]  {ns:ctl}:latest   KEYS[5]  {ns:ctl}:held  KEYS[6]  {ns:ctl}:again
+-- KEYS[4]  {ns:ctl}:latest   KEYS[5]  {ns:ctl}:held  KEYS[6]  {ns:ctl}:again   KEYS[7]  {ns:ctl}:trimmed
 -- ARGV[1]  how many ms of entries to keep   ARGV[2]  how many to remove at most
 --
 -- Returns how many entries went
@@ -44,7 +44,7 @@ for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', ARGV[2] 
 end
 if went == 0 then return 0 end
 
-redis.call('XTRIM', KEYS[1], 'MINID', first_kept)
+redis.call('INCRBY', KEYS[7], redis.call('XTRIM', KEYS[1], 'MINID', first_kept))
 local ms, seq = numbers(first_kept)
 local packed = ''
 for _ = 1, 4 do packed, seq = string.char(seq % 256) .. packed, math.floor(seq / 256) end
