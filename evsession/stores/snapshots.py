@@ -126,6 +126,7 @@ class SnapshotStore:
         """Do nothing: a backend tells nothing of itself."""
 
     async def raise_to(self, field: str, number: int) -> int:
+        """Do nothing: what is kept for all workers concerns the log."""
         return number
 
     # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -265,18 +266,22 @@ class SnapshotStore:
         _without_log("revocation by name")
 
     async def image(self) -> Image:
+        """Return an empty control log."""
         return Image({}, b"")
 
     async def expunge(self, keep: int) -> int:
+        """Remove nothing: the control log is empty."""
         return 0
 
     async def witness(self, shard: str, position: Position) -> Witness:
         _without_log("a receipt")
 
     async def replicated(self, timeout: int) -> int:
+        """Return 0: there are no replicas to wait for."""
         return 0
 
     async def primary_for(self) -> float:
+        """Return a time without end: there is no failover to notice."""
         return float("inf")
 
     async def checkpoint(self, shard: str, job: str) -> bytes:

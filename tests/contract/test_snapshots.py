@@ -17,6 +17,7 @@ from evsession import (
     ConfigError,
     CorruptSnapshot,
     SessionManager,
+    SessionPolicy,
     StorePolicy,
     StoreUnavailable,
     Unsupported,
@@ -339,12 +340,34 @@ def test_a_backend_needs_all_three(name: str) -> None:
         lambda store: store.give_turn("00", "archive", "me", 1),
         lambda store: store.advance("00", "archive", "me", 1, b""),
         lambda store: store.checkpoint("00", "archive"),
+        lambda store: store.members("42"),
+        lambda store: store.users(),
+        lambda store: store.deadline(begin().sid),
+        lambda store: store.witness("00", START),
+        lambda store: store.restore(commit_of(begin(), created())[0], b""),
     ],
 )
 async def test_what_needs_a_log_says_so(store: Store, ask: Callable[[Store], Any]) -> None:
     """And what to do instead."""
     with pytest.raises(Unsupported, match="a snapshot backend keeps no log: give the sessions a server"):
         await ask(store)
+
+
+async def test_what_a_manager_cannot_do_without_a_log(service: Service) -> None:
+    """Each says so, and changes nothing; a session by itself can be revoked all the same."""
+    async with SessionManager(SnapshotStore(service), secret_key=KEY) as manager:
+        browser = Browser()
+        await browser.visit(app_of(manager), lambda session: session.login(42))
+        for ask in (manager.revoke_user(42), manager.revoke_everyone(), manager.revoke_named("tenant", "acme")):
+            with pytest.raises(Unsupported, match=r"url='redis://…'"):
+                await ask
+        with pytest.raises(Unsupported, match=r"url='redis://…'"):
+            await manager.sessions_of(42)
+        assert (await browser.visit(app_of(manager), lambda session: session.info.user_id)).json == "42"
+        await manager.revoke(browser.session_id)
+        assert service.kept == {}
+    with pytest.raises(Unsupported, match=r"url='redis://…'"):
+        SessionManager(SnapshotStore(service), secret_key=KEY, policy=SessionPolicy(max_sessions=3))
 
 
 async def test_what_needs_none_does_nothing(store: Store) -> None:
