@@ -193,7 +193,11 @@ class Run:
         """Take in the next file if it is there: its archiver was killed, or a failover took the checkpoint back."""
         number = self._checkpoint.number + 1
         name = self._archive.path(self._shard, manifest_name(number))
-        manifest = await self._archive.found(self._shard, number)
+        try:
+            manifest = await self._archive.found(self._shard, number)
+        except CorruptArchive as error:
+            log.warning("written again, as no checkpoint knows of it: %s", error)
+            return False
         if manifest is None:
             return False
         if not self._archiver.trusted.vouches(manifest):

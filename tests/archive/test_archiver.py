@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import secrets
 import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
@@ -17,7 +18,8 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from evsession.archive.archiver import STEPS, Progress, ShardReport
+from evsession.archive.archiver import JOB, STEPS, Progress, ShardReport
+from evsession.archive.manifest import Checkpoint
 from evsession.archive.reader import Archive
 from evsession.archive.signing import Signer
 from evsession.archive.target import PART, Target
@@ -25,7 +27,7 @@ from evsession.errors import ArchiveUnavailable, CorruptArchive
 from evsession.keys import Keyring
 from evsession.stores.redis import RedisStore
 from evsession.view import CONTROL
-from evsession.wire import START, Line, StreamId
+from evsession.wire import START, Line, StreamId, line_of
 from tests.archive.logs import (
     LAST,
     RING,
@@ -226,22 +228,25 @@ async def test_two_archivers_at_once_do_the_work_of_one(server: Server, store: R
 
 
 async def test_one_who_comes_back_late_does_no_harm(store: RedisStore, tmp_path: Path) -> None:
-    """Paused in the middle of a file, overtaken, let go: it writes what is there already, and its turn is over."""
-    await lived(store, 1, 100)
+    """Paused in the middle of a file, overtaken, let go: it writes what is there already, and its turn is over.
+
+    The log has grown meanwhile, and the one that takes over makes the file that was begun, not a longer one.
+    """
+    await lived(store, 1, 30)
     before, disk = await logged(store), Slow()
     late = archiver(store, archive_in(tmp_path, disk), turn=timedelta(seconds=60))
     work = asyncio.create_task(late.run_shard("00"))
     await asyncio.to_thread(disk.asked.wait, 10)
     await store._connected().call(b"HSET", store.keys("00").turn("archive"), b"until", 0)  # as if paused that long
-    other = archiver(store, archive_in(tmp_path))
-    assert (await other.run_shard("00")).events == 100
     await lived(store, 1, 20)
-    assert (await other.run_shard("00")).events == 20
+    other = archiver(store, archive_in(tmp_path))
+    report = await other.run_shard("00")
+    assert (report.events, report.files) == (50, 2)
     disk.let.set()
     assert (await work).is_busy
     entries = await archived(archive_in(tmp_path))
-    assert entries["00"][:100] == before["00"]
-    assert len(entries["00"]) == 120
+    assert entries["00"][:30] == before["00"]
+    assert len(entries["00"]) == 50
     assert await either(store, archive_in(tmp_path)) == entries
 
 
@@ -315,29 +320,39 @@ async def test_a_failover_that_takes_events_back_is_marked(
 async def test_a_failover_while_a_file_is_read_mixes_no_histories(
     server: Server, store: RedisStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second page comes from another history than the first: both are read again."""
+    """The second page comes from another history than the first, with the same ids: both are read again."""
     monkeypatch.setattr("evsession.archive.archiver.PAGE", 20)
-    await lived(store, 1, 30)
-    pages = 0
+    await lived(store, 1, 38)
+    calls = 0
 
     class Failing(RedisStore):
         async def lines(self, shard: str, after: StreamId, count: int) -> Sequence[Line]:
-            nonlocal pages
-            pages += count == 20
-            if pages == 2:
-                pages += 1
-                await _fall_back(store, 15)
-                await lived(store, 1, 30)
+            nonlocal calls
+            calls += count == 20
+            if calls == 2:
+                await _replace(store, 15)
             return await super().lines(shard, after, count)
 
     failing = Failing(server.url, namespace="shop", shards=2, policy=PATIENT)
     await failing.open("failing", 2_000, Heard())
-    assert (await archiver(failing, archive_in(tmp_path), keep=timedelta(days=1)).run_shard("00")).events > 0
+    assert (await archiver(failing, archive_in(tmp_path), keep=timedelta(days=1)).run_shard("00")).events == 38
     await failing.close()
-    await archiver(store, archive_in(tmp_path), keep=timedelta(days=1)).run_shard("00")
-    assert pages > 3
-    assert len((await logged(store))["00"]) == 45
+    assert calls > 2
     assert await archived(archive_in(tmp_path)) == await logged(store)
+
+
+async def _replace(store: RedisStore, length: int) -> None:
+    """Have other events where the newest entries of shard 00 stood, under the same ids, as after a failover."""
+    call, log, entries = store._connected().call, store.keys("00").log, (await logged(store))["00"]
+    await call(b"DEL", log)
+    for number, entry in enumerate(entries):
+        id_, type_, sid, version, previous, event_id, offset, actor, context, data, key_id, head = line_of(entry)
+        event_id = event_id if number < length else secrets.token_bytes(16)
+        await call(
+            b"XADD", log, id_, b"t", type_, b"s", sid, b"n", version, b"p", previous, b"i", event_id, b"o", offset,
+            b"a", actor, b"c", context, b"d", data, b"k", key_id, b"m", head,
+        )  # fmt: skip
+        await call(b"SET", store.keys("00").end, id_ + b" " + event_id)
 
 
 async def _fall_back(store: RedisStore, length: int) -> None:
@@ -360,6 +375,56 @@ async def test_a_checkpoint_that_a_failover_took_back_is_found_again(store: Redi
     report = await archiver(store, archive_in(tmp_path, disk)).run_shard("00")
     assert (report.events, report.files) == (100, 3)
     assert await archived(archive) == before
+
+
+async def test_a_damaged_file_is_not_taken_in(store: RedisStore, tmp_path: Path) -> None:
+    """Its manifest is ours, but events would be trimmed that nobody has any more."""
+    await lived(store, 1, 30)
+    archive = archive_in(tmp_path)
+    await archiver(store, archive, keep=timedelta(days=1)).run_shard("00")
+    await store._connected().call(b"DEL", store.keys("00").archive)
+    (tmp_path / "shop" / "00" / "00000001.jsonl.zst").write_bytes(b"dust")
+    with pytest.raises(CorruptArchive, match=r"00000001\.jsonl\.zst"):
+        await archiver(store, archive_in(tmp_path)).run_shard("00")
+    assert len((await logged(store))["00"]) == 30
+
+
+async def test_an_intention_that_a_failover_took_back_binds_nobody(store: RedisStore, tmp_path: Path) -> None:
+    """The event that a file was to end with is in no log any more: files end as always."""
+    await lived(store, 1, 100)
+    turn = await store.take_turn("00", JOB, "somebody", 1)
+    assert turn is not None
+    assert await store.advance("00", JOB, "somebody", turn.fence, Checkpoint(pending=LAST).pack())
+    await store.give_turn("00", JOB, "somebody", turn.fence)
+    report = await archiver(store, archive_in(tmp_path)).run_shard("00")
+    assert (report.events, report.files) == (100, 3)
+
+
+class Lying(LocalFileSystem):  # type: ignore[misc]
+    """A disk that stores something else than it was given, now and then."""
+
+    cachable = False
+
+    def __init__(self, suffix: str) -> None:
+        super().__init__()
+        self.suffix = suffix
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        is_hit = self.suffix in path
+        super().pipe_file(path, value[:-9] + bytes(9) if is_hit else value)
+
+
+@pytest.mark.parametrize("suffix", [".zst", ".json."])
+async def test_what_is_read_back_wrong_is_not_trimmed(store: RedisStore, tmp_path: Path, suffix: str) -> None:
+    """File or manifest: the checkpoint stays, the log keeps everything, and a good disk makes it good."""
+    await lived(store, 1, 150)
+    before = await logged(store)
+    with pytest.raises(CorruptArchive):
+        await archiver(store, archive_in(tmp_path, Lying(suffix))).run_shard("00")
+    assert Checkpoint.unpack(await store.checkpoint("00", JOB)).number == 0
+    assert await store.trim("00", -1_000) == 0
+    assert (await archiver(store, archive_in(tmp_path)).run_shard("00")).events == 150
+    assert (await archived(archive_in(tmp_path)))["00"] == before["00"]
 
 
 async def test_a_planted_file_is_not_taken_in(store: RedisStore, tmp_path: Path) -> None:
