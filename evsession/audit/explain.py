@@ -12,14 +12,14 @@ from evsession.audit.record import recorded
 from evsession.canonical import loads
 from evsession.codec import Stored
 from evsession.context import parse_actor, parse_context
-from evsession.control import EVERYONE, names_of
+from evsession.control import EVERYONE, Revocation, names_of, revocation_of
 from evsession.errors import UnknownFormat
-from evsession.events import Actor, Cause, RecordedEvent
+from evsession.events import Actor, Cause, Ended, RecordedEvent
 from evsession.info import time_of
 from evsession.state import Snapshot
 from evsession.tokens import is_sid
 from evsession.view import CONTROL
-from evsession.wire import START, Entry, Position, id_text
+from evsession.wire import START, Entry, Position, id_text, parse_id
 
 PAGE: Final = 512
 """Entries of the control log that are read at once.  Source: that of repairs."""
@@ -75,7 +75,7 @@ async def read_explanation(reader: Reader, session_id: str) -> Explanation:
     stored, now = await _living(reader, session_id)
     if stored is None:
         return await _unknown(reader, session_id, entries)
-    if (entry := await revocation_of(reader, stored.snapshot)) is not None:
+    if (entry := await killer_of(reader, stored.snapshot)) is not None:
         return _revoked(stored.snapshot, entry)
     if now >= stored.deadline:
         return _expired(stored)
@@ -108,7 +108,18 @@ async def _ended(reader: Reader, entry: Entry) -> Explanation:
         **_where(event.context),
         event=event,
     )
-    return replace(found, sentence=_sentence(found, _HOW[event.cause or "logout"]))
+    if (revocation := await _named(reader, event)) is not None:
+        found = replace(found, **_of_revocation(revocation))
+    return replace(found, sentence=_sentence(found, _how(found)))
+
+
+async def _named(reader: Reader, event: RecordedEvent) -> Entry | None:
+    """Return the entry of the control log that an end was written for; None for another end, or if it was trimmed."""
+    if not isinstance(event.event, Ended) or not event.event.by:
+        return None
+    id_ = parse_id(event.event.by.encode())
+    entries = await reader.worker.store.read(CONTROL, Position(id_, b""), 1)
+    return entries[0] if entries and entries[0].id == id_ else None
 
 
 async def _login(reader: Reader, last: Entry) -> tuple[str | None, Actor | None]:
@@ -155,58 +166,73 @@ def _time(at: datetime) -> str:
 # ── it is over, but nobody has written so yet ────────────────────────────────────────────────────────────────────────
 
 
-async def revocation_of(reader: Reader, snapshot: Snapshot) -> Entry | None:
+async def killer_of(reader: Reader, snapshot: Snapshot) -> Entry | None:
     """Return the first entry of the control log that revoked a session by one of its names.
 
     Raises:
         StoreUnavailable: the store did not answer.
+        UnknownFormat: a newer version wrote to the control log.
     """
-    position = Position.parse(snapshot.control) if snapshot.control else START
-    names = {EVERYONE, *names_of(snapshot)}
+    since = Position.parse(snapshot.control) if snapshot.control else START
+    names, position = {EVERYONE, *names_of(snapshot)}, since
     while entries := await reader.worker.store.read(CONTROL, position, PAGE):
         for entry in entries:
-            if entry.id > position.id and _kills(entry, names, snapshot.sid):
+            if entry.id > since.id and _kills(entry, names, snapshot.sid, since):
                 return entry
-        if entries[-1].id == position.id:
+        if len(entries) < PAGE:
             break
         position = entries[-1].position
     return None
 
 
-def _kills(entry: Entry, names: Collection[str], sid: str) -> bool:
-    facts = facts_of(entry)
-    return facts.get("name") in names and facts.get("keep") != sid
+def _kills(entry: Entry, names: Collection[str], sid: str, since: Position) -> bool:
+    revoked = said_by(entry)
+    if revoked.name not in names or revoked.keep == sid:
+        return False
+    return all(place.id != since.id for place in revoked.places)  # it stood there before a failover
 
 
-def facts_of(entry: Entry) -> dict[str, Any]:
-    """Return what an entry of the control log says: ``name``, ``keep``, ``reason``.
+def said_by(entry: Entry) -> Revocation:
+    """Return what an entry of the control log says.
 
     Raises:
-        UnknownFormat: it is no JSON object.
+        UnknownFormat: it is not of the form that this version reads.
     """
     try:
-        facts = loads(entry.data)
+        return revocation_of(entry.position, entry.data)
     except ValueError as error:
         raise UnknownFormat(what=f"{entry.type} event", found="unreadable", known="its own fields") from error
-    return facts if isinstance(facts, dict) else {}
+
+
+def reason_of(revoked: Revocation) -> str:
+    """Return the operator's sentence of a revocation by name."""
+    return str(loads(revoked.data).get("reason", ""))
 
 
 def _revoked(snapshot: Snapshot, entry: Entry) -> Explanation:
-    facts = facts_of(entry)
     found = Explanation(
-        session_id=snapshot.sid,
-        status="ended",
-        user_id=snapshot.user_id,
-        cause="revoked",
-        reason=str(facts.get("reason", "")),
-        at=time_of(entry.id[0]),
-        actor=parse_actor(entry.actor),
-        **_where(parse_context(entry.context)),
-        name=str(facts["name"]),
+        session_id=snapshot.sid, status="ended", user_id=snapshot.user_id, cause="revoked", **_of_revocation(entry)
     )
-    whose = "everyone's sessions" if found.name == EVERYONE else f"all sessions of {found.name}"
     afterwards = f" (entry {id_text(entry.id)} of the control log; its own `ended` event is still to be written)"
-    return replace(found, sentence=_sentence(found, f"was revoked with {whose}", afterwards))
+    return replace(found, sentence=_sentence(found, _how(found), afterwards))
+
+
+def _of_revocation(entry: Entry) -> dict[str, Any]:
+    revoked = said_by(entry)
+    return {
+        "reason": reason_of(revoked),
+        "at": time_of(entry.id[0]),
+        "actor": parse_actor(entry.actor),
+        **_where(parse_context(entry.context)),
+        "name": revoked.name,
+    }
+
+
+def _how(found: Explanation) -> str:
+    if found.name is None:
+        return _HOW[found.cause or "logout"]
+    whose = "everyone's sessions" if found.name == EVERYONE else f"all sessions of {found.name}"
+    return f"was revoked with {whose}"
 
 
 def _expired(stored: Stored) -> Explanation:

@@ -157,9 +157,9 @@ def print_difference(difference: Difference) -> None:
         console.print("no difference in its data")
 
 
-def print_explanation(why: Explanation, events: Iterable[RecordedEvent]) -> None:
+def print_explanation(why: Explanation, events: Iterable[RecordedEvent], console: Console | None = None) -> None:
     """Print the sentence, what it is made of, and the session's last events."""
-    console = terminal()
+    console = console or terminal()
     console.print(Text(printable(why.sentence), "bold green" if why.status == "alive" else "bold red"))
     by, login = why.actor, why.signed_in_by
     facts = {

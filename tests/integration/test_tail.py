@@ -19,6 +19,7 @@ from evsession.stores.redis import RedisStore
 from tests.conftest import until
 from tests.integration.apps import Browser, app_of
 from tests.integration.test_command_line import KEY, command, settings
+from tests.pictures import FOLDER, pictures
 from tests.servers import NAMES, Server, find_binaries
 
 
@@ -191,6 +192,16 @@ async def test_tail_filters_and_waits_an_outage_out(manager: SessionManager, ser
 
                 await until(is_back, "the worker is back", timeout=20)
                 assert json.loads(await tail.line())["set"] == {"again": True}
+
+
+async def test_the_pictures_of_the_docs_can_be_drawn() -> None:
+    """Of `tail` and `explain`, without the canary; those in docs/ are of this kind."""
+    drawn = await pictures()
+    for name, words in (("tail.svg", ["authenticated", "lost&#160;phone"]), ("explain.svg", ["ada", "OPS-12"])):
+        for picture in (drawn[name], (FOLDER / name).read_text()):
+            assert picture.startswith("<svg")
+            assert all(word in picture for word in words)
+            assert "4111" not in picture
 
 
 # ── stats, doctor ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -303,6 +303,34 @@ async def test_a_revocation_names_who_and_why(manager: SessionManager) -> None:
     assert why.sentence.endswith(", because: lost phone.")
 
 
+@pytest.mark.parametrize("revoke", ["revoke_user", "revoke_named", "revoke_everyone"])
+async def test_a_revocation_by_name_is_explained_before_and_after_it_is_written(
+    manager: SessionManager, revoke: str
+) -> None:
+    """The control log tells of it until the session's own `ended` event is there, and of who did it after that too."""
+    app, browser = app_of(manager), Browser()
+    await browser.visit(app, lambda session: session.login(42, names={"tenant": "acme"}))
+    whom = {"revoke_user": (42,), "revoke_named": ("tenant", "acme"), "revoke_everyone": ()}[revoke]
+    name = {"revoke_user": "user:42", "revoke_named": "tenant:acme", "revoke_everyone": "everyone"}[revoke]
+    with manager.acting_as(Actor.admin("joe"), ticket="OPS-7"):
+        await getattr(manager, revoke)(*whom, reason="incident 7")
+    before = await manager.audit.explain(browser.session_id)
+    sid = browser.session_id
+    await browser.visit(app)
+    await manager.sweep()
+    after = await manager.audit.explain(sid)
+    for why in (before, after):
+        assert (why.status, why.cause, why.name, why.reason) == ("ended", "revoked", name, "incident 7")
+        assert (why.user_id, why.actor, why.ticket) == ("42", Actor.admin("joe"), "OPS-7")
+        assert why.at == before.at
+        whose = "everyone's sessions" if name == "everyone" else f"all sessions of {name}"
+        assert f"of user 42 was revoked with {whose} by admin joe (ticket OPS-7) at " in why.sentence
+    assert before.event is None
+    assert "still to be written" in before.sentence
+    assert after.event is not None
+    assert (await manager.audit.explain((await manager.create(user_id=42)).id)).status == "alive"
+
+
 async def test_a_living_session_says_until_when(manager: SessionManager) -> None:
     """Its idle deadline moves, the absolute one does not."""
     session = await manager.create(user_id=42)
