@@ -138,6 +138,9 @@ def _check_actor(kind: object, id: object) -> None:
 class RecordedEvent:
     """One event as the log has it.
 
+    A revocation by `name`, such as ``user:42``, is an event of no session: `session_id` is empty, `version` 0, and
+    `event` is what it means for each session of that name; one that was excepted stands in `context` as ``kept``.
+
     `id` is the stream id, `at` its time on the server's clock (aware, UTC). Redacted values stand as digests.
     """
 
@@ -155,3 +158,4 @@ class RecordedEvent:
     reason: str
     cursor: str
     event: Event
+    name: str | None = None

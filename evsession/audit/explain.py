@@ -8,12 +8,10 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from evsession.audit.reader import Reader, user_in
-from evsession.audit.record import recorded
-from evsession.canonical import loads
+from evsession.audit.record import reason_of, recorded, said_by
 from evsession.codec import Stored
 from evsession.context import parse_actor, parse_context
-from evsession.control import EVERYONE, Revocation, names_of, revocation_of
-from evsession.errors import UnknownFormat
+from evsession.control import EVERYONE, names_of
 from evsession.events import Actor, Cause, Ended, RecordedEvent
 from evsession.info import time_of
 from evsession.state import Snapshot
@@ -190,23 +188,6 @@ def _kills(entry: Entry, names: Collection[str], sid: str, since: Position) -> b
     if revoked.name not in names or revoked.keep == sid:
         return False
     return all(place.id != since.id for place in revoked.places)  # it stood there before a failover
-
-
-def said_by(entry: Entry) -> Revocation:
-    """Return what an entry of the control log says.
-
-    Raises:
-        UnknownFormat: it is not of the form that this version reads.
-    """
-    try:
-        return revocation_of(entry.position, entry.data)
-    except ValueError as error:
-        raise UnknownFormat(what=f"{entry.type} event", found="unreadable", known="its own fields") from error
-
-
-def reason_of(revoked: Revocation) -> str:
-    """Return the operator's sentence of a revocation by name."""
-    return str(loads(revoked.data).get("reason", ""))
 
 
 def _revoked(snapshot: Snapshot, entry: Entry) -> Explanation:

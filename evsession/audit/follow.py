@@ -12,6 +12,7 @@ import anyio
 
 from evsession.audit.cursor import Cursor
 from evsession.audit.reader import Reader
+from evsession.audit.record import shard_of
 from evsession.audit.selection import Selection, Sieve
 from evsession.audit.stream import Stream
 from evsession.audit.together import settled, together
@@ -155,8 +156,3 @@ async def end_of_all(reader: Reader, shards: Sequence[str]) -> Cursor:
     """
     counters = await together(reader.worker.store.counters(shard) for shard in shards)
     return Cursor({shard: found.end for shard, found in zip(shards, counters, strict=True)})
-
-
-def shard_of(entry: Entry) -> str:
-    """Return the shard that an entry stands in."""
-    return entry.sid[:2]

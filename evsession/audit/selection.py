@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from evsession.audit.reader import Reader
-from evsession.audit.record import recorded
+from evsession.audit.record import REVOKED, recorded
 from evsession.audit.users import Users
 from evsession.errors import ConfigError
 from evsession.events import RecordedEvent
 from evsession.tokens import is_sid, normalise_user_id
+from evsession.view import CONTROL
 from evsession.wire import Entry
 
-TYPES: Final = ("created", "authenticated", "updated", "renewed", "ended")
+SESSION_TYPES: Final = ("created", "authenticated", "updated", "renewed", "ended")
+TYPES: Final = (*SESSION_TYPES, REVOKED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,11 @@ class Selection:
 
     async def shards(self, reader: Reader) -> Sequence[str]:
         """Return the shards that have what is wanted."""
-        return await reader.shards() if self.session_id is None else (self.session_id[:2],)
+        if self.session_id is not None:
+            return (self.session_id[:2],)
+        if self.types is not None and REVOKED not in self.types:
+            return await reader.shards()
+        return (CONTROL,) if self.types == frozenset((REVOKED,)) else (*await reader.shards(), CONTROL)
 
 
 class Sieve:

@@ -16,6 +16,7 @@ from evsession.audit.selection import Selection
 from evsession.audit.travel import Difference, Moment, PastState, read_difference, read_state
 from evsession.errors import ConfigError
 from evsession.events import RecordedEvent
+from evsession.view import CONTROL
 
 if TYPE_CHECKING:
     from evsession.archive.signing import Trusted
@@ -105,7 +106,9 @@ class Audit:
         user_id: object = None,
         session_id: str | None = None,
     ) -> AsyncIterator[RecordedEvent]:
-        """Return the events of all sessions in the order of time, from `since` to before `until`.
+        """Return the events of all sessions, and revocations by name, in the order of time.
+
+        They are those from `since` on, and before `until`.
 
         Without `since` it begins where archive or log do, without `until` it ends where the log ended when it was
         asked. A cursor will do for `since`. Memory does not grow with the log. While iterating, it raises:
@@ -128,7 +131,7 @@ class Audit:
         session_id: str | None = None,
         poll_every: timedelta = POLL_EVERY,
     ) -> Follower:
-        """Return an endless iterator over the events of all sessions, from `since` on.
+        """Return an endless iterator over the events of all sessions, and revocations by name, from `since` on.
 
         `since` is a cursor, an aware datetime, ``"start"``, or ``"now"``: the moment of the first `anext`. Each event
         comes at least once, those of one session in their order, and none is left out, whether the server restarts or
@@ -156,7 +159,7 @@ class Audit:
             StoreUnavailable: the store did not answer.
         """
         await self._reader.worker.ensure_open()
-        return (await end_of_all(self._reader, await self._reader.shards())).text()
+        return (await end_of_all(self._reader, (*await self._reader.shards(), CONTROL))).text()
 
     async def verify(self, progress: Progress | None = None, *, trusted: Trusted | None = None) -> Report:
         """Check every event and every snapshot of the namespace against each other and against the keys.

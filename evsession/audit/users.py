@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from evsession.audit.reader import Reader, user_in
+from evsession.audit.record import REVOKED
 from evsession.audit.together import together
 from evsession.wire import Entry
 
@@ -46,7 +47,7 @@ class Users:
         for entry in entries:
             if entry.sid not in seen and entry.sid not in self._known:
                 seen.add(entry.sid)
-                if entry.version > 1:
+                if entry.version > 1 and entry.type != REVOKED:
                     yield entry
 
     def passing(self, entry: Entry) -> str | None:

@@ -63,6 +63,7 @@ def plain(event: RecordedEvent) -> dict[str, Any]:
         "unset": list(event.unset),
         "cause": event.cause,
         "reason": event.reason,
+        "name": event.name,
         "cursor": event.cursor,
     }
 
@@ -255,6 +256,8 @@ def what_of(event: RecordedEvent) -> str:
     parts += [f"without {key}" for key in event.unset]
     if event.type == "authenticated":
         parts.insert(0, f"user {event.user_id}")
+    if event.name is not None:
+        return printable(": ".join(filter(None, (f"all sessions of {event.name}", event.reason))))
     if event.cause is not None:
         parts.append(f"cause {event.cause}")
     if event.reason:

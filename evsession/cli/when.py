@@ -21,7 +21,11 @@ User = Annotated[str | None, typer.Option("--user", metavar="ID", help="Only of 
 OneSession = Annotated[str | None, typer.Option("--session", metavar="SESSION", help="Only of this session.")]
 Types = Annotated[
     list[str] | None,
-    typer.Option("--type", metavar="TYPE", help="Only created, authenticated, updated, renewed or ended; repeat it."),
+    typer.Option(
+        "--type",
+        metavar="TYPE",
+        help="Only created, authenticated, updated, renewed, ended or named_revoked; repeat it.",
+    ),
 ]
 Route = Annotated[
     str | None, typer.Option("--route", metavar="PATTERN", help="Only of routes like this, * standing for anything.")

@@ -15,6 +15,7 @@ from evsession.audit.cursor import Cursor
 from evsession.audit.follow import POLL_EVERY, Follower, end_of_all
 from evsession.audit.reader import Reader
 from evsession.audit.replay import end_of, in_order
+from evsession.audit.selection import SESSION_TYPES
 from evsession.audit.stream import Stream
 from evsession.canonical import loads
 from evsession.context import parse_actor, parse_context
@@ -38,9 +39,9 @@ class Wanted:
     user_id: str | None = None
 
     @property
-    def session_types(self) -> Collection[str] | None:
+    def session_types(self) -> Collection[str]:
         """The types that sessions have."""
-        return None if self.types is None else self.types - {REVOKED}
+        return SESSION_TYPES if self.types is None else self.types - {REVOKED}
 
     @property
     def has_sessions(self) -> bool:

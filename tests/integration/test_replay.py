@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from evsession import ConfigError, RecordedEvent, SessionManager
+from evsession import Actor, ConfigError, RecordedEvent, SessionManager
 from evsession.audit import Follower
 from evsession.audit.cursor import Cursor
 from evsession.errors import LogTrimmed
@@ -148,6 +148,27 @@ async def test_what_cannot_be_replayed_is_refused_at_once(
         manager.audit.replay(**options)
     with pytest.raises(ConfigError, match=says):
         manager.audit.follow(**options)
+
+
+async def test_revocations_by_name_are_in_the_trail(manager: SessionManager, clock: Clock) -> None:
+    """Of no session, in the order of time, for replays and followers, and for whoever asks for that user."""
+    await manager.create(user_id="ada")
+    clock.advance(seconds=1)
+    await manager.revoke_user("ada", reason="lost phone", actor=Actor.admin("joe"))
+    clock.advance(seconds=1)
+    await manager.create(user_id="ada")
+    events = await all_of(manager.audit.replay())
+    assert [event.type for event in events] == ["authenticated", "named_revoked", "authenticated"]
+    revoked = events[1]
+    assert (revoked.session_id, revoked.name, revoked.user_id) == ("", "user:ada", "ada")
+    assert (revoked.cause, revoked.reason, revoked.actor) == ("revoked", "lost phone", Actor.admin("joe"))
+    assert await all_of(manager.audit.replay(types=["named_revoked"])) == [revoked]
+    assert await all_of(manager.audit.replay(user_id="ada")) == events
+    assert await all_of(manager.audit.replay(user_id="bob")) == []
+    follower = manager.audit.follow(since="start", poll_every=QUICK)
+    assert await next_of(follower, 3) == events
+    assert follower.cursor == await manager.audit.end()
+    assert (await next_of(manager.audit.follow(since=revoked.cursor, poll_every=QUICK), 1))[0].user_id == "ada"
 
 
 async def test_a_replay_ends_though_the_log_grows(on_server: SessionManager) -> None:
