@@ -26,6 +26,7 @@ from starlette.websockets import WebSocket
 
 from evsession import ConfigError, CookiePolicy, SessionManager, SessionPolicy, session_of
 from evsession import starlette as drop_in
+from evsession.middleware import manager_of
 from evsession.starlette import Session, SessionMiddleware
 from evsession.stores.memory import MemoryStore
 from tests.conftest import until
@@ -597,6 +598,27 @@ def test_signing_in_replaces_the_secret() -> None:
     client.post("/update", json={"user_id": 1})
     assert client.get("/read").json() == {"cart": 1, "user_id": 1}
     assert planted.get("/read").json() == {}
+
+
+@pytest.mark.parametrize("server_side", [False, True])
+def test_whoever_the_data_names_can_be_signed_out_everywhere(server_side: bool, server: Server) -> None:
+    """And may sign in again, with the cookie that is dead; nobody else notices."""
+
+    async def revoke(request: Request) -> Response:
+        await manager_of(request).revoke_user(1, reason="password changed")
+        return JSONResponse("done")
+
+    app = Starlette(routes=[*ROUTES, Route("/revoke", revoke)])
+    app.add_middleware(SessionMiddleware, secret_key=KEY, url=server.url if server_side else None)
+    with TestClient(app) as first:
+        second, other = TestClient(app), TestClient(app)
+        second.portal = other.portal = first.portal
+        for client, user in ((first, 1), (second, 1), (other, 2)):
+            client.post("/update", json={"user_id": user})
+        other.get("/revoke")
+        assert [client.get("/read").json() for client in (first, second, other)] == [{}, {}, {"user_id": 2}]
+        second.post("/update", json={"user_id": 1})
+        assert [client.get("/read").json() for client in (first, second)] == [{}, {"user_id": 1}]
 
 
 def test_another_user_does_not_inherit_the_session() -> None:
