@@ -7,6 +7,7 @@ from evsession.audit.history import MAX_HISTORY, History
 from evsession.audit.report import Report, Trimmed
 from evsession.audit.trail import Audit
 from evsession.audit.travel import Difference, PastState
+from evsession.audit.visits import Visit
 
 __all__ = [
     "MAX_HISTORY",
@@ -19,4 +20,5 @@ __all__ = [
     "PastState",
     "Report",
     "Trimmed",
+    "Visit",
 ]

@@ -14,8 +14,10 @@ from evsession.audit.reader import Reader
 from evsession.audit.replay import end_of, read_span
 from evsession.audit.selection import Selection
 from evsession.audit.travel import Difference, Moment, PastState, read_difference, read_state
+from evsession.audit.visits import Visit, read_visits
 from evsession.errors import ConfigError
 from evsession.events import RecordedEvent
+from evsession.tokens import normalise_user_id
 from evsession.view import CONTROL
 
 if TYPE_CHECKING:
@@ -142,6 +144,20 @@ class Audit:
             InvalidUserId: this identifies no user.
         """
         return Follower(self._reader, Selection.of(types, user_id, session_id), since, poll_every)
+
+    async def sessions_by_user(self, user_id: object, *, since: datetime | str | None = None) -> Sequence[Visit]:
+        """Return every session that a user signed in to, alive or over, in the order of the logins.
+
+        It reads the whole log, and the archive, from `since` on. For the living alone ask `manager.sessions_of`.
+
+        Raises:
+            InvalidUserId: this identifies no user.
+            ConfigError: no cursor, or a time without a zone.
+            StoreUnavailable: store or archive did not answer.
+            UnknownFormat: a newer version wrote one of the events.
+        """
+        begin = None if since is None else cursor_of(since)
+        return await read_visits(self._reader, normalise_user_id(user_id), begin)
 
     async def shards(self) -> Sequence[str]:
         """Return every shard that may have events; who only reads finds those that others made.
