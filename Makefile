@@ -64,6 +64,7 @@ bench: $(BIN)/.bench ## Measure against the peers; the results go where the comm
 	$(BIN)/python -m tests.benchmarks
 	$(BIN)/python -m tests.benchmarks.archive
 	$(BIN)/python -m tests.benchmarks.trail
+	$(BIN)/python -m tests.benchmarks.proof
 
 clean: ## Remove virtual environments, caches and build results
 	rm -rf .venv .venv-* build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache \

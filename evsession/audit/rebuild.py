@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 import anyio
 
 from evsession.audit.entries import Entries
+from evsession.audit.pages import LAST_ID
 from evsession.audit.report import MAX_LISTED, Progress
 from evsession.audit.verify import Proved, Verification
 from evsession.canonical import dumps
@@ -25,7 +26,9 @@ from evsession.events import Changes, Updated
 from evsession.proof import Trace
 from evsession.redaction import without
 from evsession.state import Snapshot
-from evsession.wire import parse_id
+from evsession.stores.revocations import image_of
+from evsession.view import CONTROL
+from evsession.wire import START, parse_id
 from evsession.worker import milliseconds
 
 if TYPE_CHECKING:
@@ -40,7 +43,8 @@ Refusal = Literal["incomplete", "faulty", "revoked", "expired", "present"]
 """Why a session was not restored.
 
 incomplete: its first events are in neither log nor archive.   faulty: its events do not verify.
-revoked: a revocation by name has ended it.   expired: a deadline has passed, as far as is known.
+revoked: a revocation by name has ended it, or that cannot be ruled out.
+expired: a deadline has passed, as far as is known.
 present: somebody else restored it meanwhile.
 """
 
@@ -101,6 +105,8 @@ async def rebuild(
     await worker.ensure_open()
     await worker.replica.ensure_lease(worker.store.shards[0])  # so that the revocations by name are known
     run = _Run(desk, writes=writes, idle_from_now=idle_from_now, archive=archive, progress=progress)
+    if archive is not None:
+        run.archived.load(image_of([entry async for entry in archive.between(CONTROL, START.id, LAST_ID)]))
     await run.all()
     return run.rebuilt
 
@@ -115,6 +121,7 @@ class _Run:
         self._desk = desk
         self._worker = desk.worker
         self._control: Control = desk.worker.cache.control
+        self.archived = Control()
         self._writes = writes
         self._idle_from_now = idle_from_now
         self._verification = Verification(
@@ -165,7 +172,7 @@ class _Run:
         snapshot = trace.snapshot
         if snapshot is None or trace.head is None or trace.link is None:
             return "faulty"
-        if self._control.is_dead(snapshot):
+        if self._control.verdict(snapshot) != "alive" or self.archived.is_dead(snapshot):
             return "revoked"
         lost = await self._lost(sid, trace, snapshot, trace.head, trace.link)
         if self._verification.now >= lost.deadline:

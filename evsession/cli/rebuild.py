@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 WHY: Final[dict[Refusal, str]] = {
     "incomplete": "their first events are in neither log nor archive",
     "faulty": "their events do not verify: see evsession verify",
-    "revoked": "a revocation by name has ended them",
+    "revoked": "a revocation by name has ended them, or that cannot be ruled out",
     "expired": "a deadline has passed, as far as is known",
     "present": "they were restored meanwhile",
 }

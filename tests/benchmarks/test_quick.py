@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks import proof
 from tests.benchmarks.archive import measure
 from tests.benchmarks.figures import BARE, OURS, SIGNED, Series
 from tests.servers import find_binaries
@@ -49,3 +50,14 @@ def test_the_archiver_is_measured() -> None:
     quarter, whole = measure(2_000)
     assert quarter.events >= 500
     assert whole.events >= 2_000
+
+
+@pytest.mark.timeout(120)
+def test_the_proof_is_measured() -> None:
+    """All that was generated is verified, without a fault."""
+    if "redis-8.2" not in find_binaries():
+        pytest.skip("the benchmark needs Redis 8.2")
+    quarter, whole, cost = proof.measure(2_000)
+    assert 500 <= quarter.events < whole.events
+    assert whole.events >= 2_000
+    assert cost.whole > 0 < cost.bare

@@ -222,6 +222,20 @@ async def test_a_lost_server_is_rebuilt_from_the_archive(server: Server, tmp_pat
         assert history[-1].actor == Actor.system("rebuild")
 
 
+async def test_a_forced_logout_survives_the_loss_of_the_server(server: Server, tmp_path: Path) -> None:
+    """The archive has the control log too; that no sweeper had ended the sessions yet changes nothing."""
+    async with manager_on(server) as manager:
+        early, late = await manager.create(user_id=1), await manager.create(user_id=2)
+        await manager.revoke_user(1, timeout=timedelta(0))
+        await archive_all(manager, tmp_path)
+    server.cli("FLUSHALL")
+    async with manager_on(server) as manager:
+        rebuilt = await rebuild(manager, writes=True, archive=open_archive(str(tmp_path), "cli"))
+        assert early.id not in {one.session_id for one in rebuilt.restored}
+        assert await manager.get(early.id) is None
+        assert await manager.get(late.id) is not None
+
+
 async def test_the_command_says_what_it_would_do_and_does_it(server: Server) -> None:
     """A person reads the counts and the reasons."""
     async with manager_on(server) as manager:
