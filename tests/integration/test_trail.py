@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -172,8 +173,9 @@ async def test_what_lies_between_two_moments(manager: SessionManager, clock: Clo
     assert (await manager.audit.diff(session.id, 3, 4)).unset == ("n",)
 
 
-async def test_a_redacted_value_is_in_no_reading(manager: SessionManager) -> None:
-    """A digest stands in its place, and its path is named."""
+async def test_a_redacted_value_is_in_no_reading(manager: SessionManager, caplog: pytest.LogCaptureFixture) -> None:
+    """A digest stands in its place, and its path is named; nor is it in any line of the log output."""
+    caplog.set_level(logging.DEBUG)
     session = await manager.create(user_id="ada", data={"bank": {"api_token": "canary"}, "n": 0})
     await manager.update(session.id, lambda data: data.update(n=1, password="canary"))
     state = await manager.audit.state_at(session.id, version=2)
@@ -183,7 +185,13 @@ async def test_a_redacted_value_is_in_no_reading(manager: SessionManager) -> Non
         await manager.audit.history(session.id), state, await manager.audit.diff(session.id, 0, 2),
         await manager.audit.explain(session.id),
     )  # fmt: skip
-    assert "canary" not in "".join(map(repr, (*read[0], *read[1:])))
+    replayed = [event async for event in manager.audit.replay()]
+    follower = manager.audit.follow(since="start")
+    followed = [await anext(follower) for _ in replayed]
+    visits = await manager.audit.sessions_by_user("ada")
+    assert "canary" not in "".join(map(repr, (*read[0], *read[1:], replayed, followed, visits, follower.cursor)))
+    assert len(replayed) == 2
+    assert "canary" not in caplog.text
 
 
 @pytest.mark.parametrize(
