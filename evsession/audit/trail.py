@@ -184,7 +184,7 @@ class Audit:
         that the application's own keys stand for. If they are in order, sessions are checked from their first event on,
         and what log and archive both have is compared.
 
-        It reads everything and keeps this process busy, 20 µs for each event: not for one that serves requests.
+        It reads everything and keeps this process busy, about 30 µs for each event: not for one that serves requests.
 
         Raises:
             StoreUnavailable: store or archive did not answer.
