@@ -65,6 +65,9 @@ bench: $(BIN)/.bench ## Measure against the peers; the results go where the comm
 	$(BIN)/python -m tests.benchmarks.archive
 	$(BIN)/python -m tests.benchmarks.trail
 	$(BIN)/python -m tests.benchmarks.proof
+	$(BIN)/python -m tests.benchmarks.boot
+	EVSESSION_REVOCATIONS=500 $(BIN)/python -m pytest -s tests/chaos/test_forced_logout.py
+	EVSESSION_SIMULATIONS=10000 $(BIN)/python -m pytest tests/simulation/test_logins.py
 
 clean: ## Remove virtual environments, caches and build results
 	rm -rf .venv .venv-* build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache \

@@ -79,9 +79,9 @@ class Log:
         """Append the `created` of a session."""
         return self.commit(sid, Created(set_=data, secret="s", control=""))
 
-    def revoke(self, name: str, keep: str | None = None) -> bytes:
+    def revoke(self, name: str, keep: str | None = None, *, waits: bool = False) -> bytes:
         """Append a revocation to what must be the control log; return the feed message."""
-        data = dumps({"name": name} | ({"keep": keep} if keep else {}))
+        data = dumps({"name": name} | ({"keep": keep} if keep else {}) | ({"waits": True} if waits else {}))
         tag = control_tag(KEYS.head, event_id(self.appended + 1), b"", b"", data)
         return self.append("named_revoked", data, name, tag=tag)
 

@@ -791,6 +791,33 @@ def test_a_revocation_that_was_read_from_the_log_kills_too() -> None:
     assert is_dead(world)
 
 
+def test_who_waits_for_a_revocation_is_to_be_answered() -> None:
+    """By the shard that it stands in: the control log, or that of a session which was revoked by itself."""
+    world = World.proved()
+    world.cache.message(CONTROL, world.control.revoke("user:42"))
+    assert world.cache.asked == set()
+    world.cache.message(CONTROL, world.control.revoke("user:42", waits=True))
+    assert world.cache.asked == {CONTROL}
+    world.cache.asked.clear()
+    for number, event in enumerate((Ended(cause="revoked", by="1-0"), Ended(cause="logout"), Ended(cause="revoked"))):
+        session = sid(10 + number)
+        world.tell(world.log.create(session), world.log.commit(session, event))
+        assert world.cache.asked == ({"00"} if number == 2 else set())
+
+
+@pytest.mark.parametrize("key_id", [None, "zzzz"])
+def test_a_revocation_in_the_log_that_none_of_us_wrote_kills_nobody(key_id: str | None) -> None:
+    """Whether its tag is wrong or of an unknown key; the log goes on behind it."""
+    world = World.proved()
+    signed_in(world)
+    world.control.revoke("user:42")
+    forged = world.control.entries[-1]._replace(head=bytes(16))
+    world.control.entries[-1] = forged if key_id is None else forged._replace(key_id=key_id)
+    assert world.repair(world.control_view)
+    assert not is_dead(world)
+    assert (world.cache.stats.forged, world.control_view.position) == (1, world.control.end)
+
+
 def test_revocations_outlive_a_fork_of_the_control_log() -> None:
     """Given a revocation that a failover lost, then it stays in force here until it is issued again."""
     world = World.proved()

@@ -6,7 +6,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from evsession.control import EVERYONE, FAR, MAX_RECENT, Control, Image, Revocation, names_of, revocation_of
+from evsession.canonical import loads
+from evsession.control import (
+    EVERYONE,
+    FAR,
+    MAX_RECENT,
+    Control,
+    Image,
+    Revocation,
+    data_of,
+    names_of,
+    revocation_of,
+)
 from evsession.positions import pack_position
 from evsession.state import Snapshot
 from evsession.wire import Position, StreamId
@@ -196,6 +207,33 @@ def test_an_entry_issued_again_moves_those_who_stood_at_it() -> None:
     assert control.killer(stood) != FAR
     revoke(control, "user:7", 12)
     assert control.verdict(stood) == "dead"
+
+
+def test_a_lost_entry_that_was_tried_again_is_given_up() -> None:
+    """Then the other attempt counts, and whoever stood at the lost one is of another history."""
+    control = with_others(1)
+    revoke(control, "user:42", 5)
+    control.load(Image({}, pack_position(position(1))))
+    assert control.verdict(standing_at(5)) == "alive"
+    assert control.verdict(standing_at(1)) == "dead"
+    control.settle(position(5).event)
+    revoke(control, "user:somebody", 7)
+    assert (control.lost, control.verdict(standing_at(5)), control.verdict(standing_at(1))) == ({}, "dead", "alive")
+
+
+def test_of_entries_known_by_name_only_the_newest_is_issued_again() -> None:
+    """A worker that has started since has no more than that of them."""
+    control = Control()
+    names = {b"user:42": b"5-0", b"user:7": b"6-0 alice 3-0", b"user:8": b"1-0"}
+    held = b"".join(pack_position(position(id_)) for id_ in (1, 3, 5, 6))
+    control.load(Image(names, held))
+    control.load(Image({b"user:8": b"1-0"}, pack_position(position(1))))
+    lost = [(entry.name, entry.keep, [place.id for place in entry.places]) for entry in control.lost.values()]
+    assert lost == [("user:42", None, [(5, 0)]), ("user:7", "alice", [(6, 0)])]
+    assert loads(data_of(control.lost[position(6).event])) == {
+        "name": "user:7", "keep": "alice", "places": [["6-0", "1-0", position(3).event.hex()]],
+    }  # fmt: skip
+    assert control.is_dead(standing_at(1))
 
 
 def test_an_entry_that_none_of_us_wrote_is_passed_over() -> None:
