@@ -30,6 +30,7 @@ from evsession.exchange import Exchange
 from evsession.line import HUNG_UP, Line, is_event_stream
 from evsession.patience import RETRY_AFTER
 from evsession.plan import Plan
+from evsession.renewing import renew
 from evsession.session import Session
 from evsession.standing import TRANSIENT
 
@@ -114,7 +115,7 @@ class Conversation:
         if message["type"] == "http.response.start":
             session = exchange.session
             is_changed = session.might_differ()
-            if is_changed or exchange.cookie or exchange.bearer or exchange.mends:
+            if is_changed or exchange.cookie or exchange.bearer or exchange.mends or exchange.is_due:
                 return self._commit_and_start(message, is_changed=is_changed)
             exchange.started = True
             if session.accessed:
@@ -140,6 +141,8 @@ class Conversation:
         exchange, session = self._exchange, self._exchange.session
         if is_changed and not await self._commit():
             return
+        if exchange.is_due:
+            await renew(exchange)
         exchange.mend()
         exchange.started = True
         headers = message["headers"] = list(message.get("headers", ()))

@@ -27,6 +27,7 @@ from evsession.errors import (
 from evsession.events import DEADLINES, Authenticated, Changes, Created, Ended, Event, Renewed, Updated
 from evsession.patience import RETRY_AFTER
 from evsession.plan import Login, Plan
+from evsession.renewing import look
 from evsession.session import Session
 from evsession.state import Snapshot, evolve, rebase
 from evsession.store import Entrance
@@ -47,8 +48,8 @@ class Exchange:
     """Binds a session to the connection that it was loaded for; ends with it."""
 
     __slots__ = (
-        "_revoked", "bearer", "cached", "connection", "control", "cookie", "is_over", "issued", "manager", "mends",
-        "raw", "scope", "session", "source", "started", "ticket", "transport",
+        "_revoked", "bearer", "cached", "connection", "control", "cookie", "is_due", "is_former", "is_over", "issued",
+        "manager", "mends", "raw", "root", "scope", "session", "source", "started", "ticket", "transport",
     )  # fmt: skip
 
     new_session: ClassVar[Callable[..., Session]] = Session
@@ -77,8 +78,11 @@ class Exchange:
         """How the token came; without one, how a new session's is to be handed out."""
         self._revoked: list[Revocation] = []
         """What this very request has revoked: whoever signs in with it does so knowing."""
+        self.root = ""
+        """The secret, if this exchange has made one, from which all that its client may still use are renewed."""
         self.started = False
         self.mends = False
+        self.is_due = self.is_former = False
         self.is_over = False
         self.source = "none"
 
@@ -108,9 +112,16 @@ class Exchange:
             session = self.new_session(policy)
         elif cached.dead or snapshot.ended is not None or ticket.secret_hash not in snapshot.secrets:
             session = self.new_session(policy, is_dead=True)
+            self.is_former = ticket.secret_hash == snapshot.renewal.former
             self.manager.worker.bury(cached)
         else:
             session = self.new_session(policy, cached.stored, cached.flat)
+            if self.manager.renew_ms and self.source != "stale":
+                look(self, cached.stored)
+        return self.bind(session)
+
+    def bind(self, session: Session) -> Session:
+        """Make a session the one of this request."""
         session._binding = self
         session.stale = self.source == "stale"
         self.session = session
@@ -126,7 +137,7 @@ class Exchange:
         cached = await self.manager.fetch(session.base.snapshot.sid, may_join=False)
         if cached is None:
             raise SessionEnded("absolute")
-        self._check_token(cached.stored.snapshot, dead=cached.dead)
+        self.check_token(cached.stored.snapshot, dead=cached.dead)
         session.rebased(cached.stored)
 
     # ── committing ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -224,7 +235,7 @@ class Exchange:
 
         def decide(snapshot: Snapshot | None) -> Event | None:
             if snapshot is not None:
-                self._check_token(snapshot)
+                self.check_token(snapshot)
             return Ended(cause=cause)
 
         try:
@@ -315,7 +326,7 @@ class Exchange:
         def decide(snapshot: Snapshot | None) -> Event | None:
             if snapshot is None:
                 return None
-            self._check_token(snapshot)
+            self.check_token(snapshot)
             changes = wanted if snapshot is base.snapshot else rebase(wanted, snapshot.data)
             if login is not None and token is not None:
                 event = self._authenticated(login, changes, token)
@@ -339,13 +350,20 @@ class Exchange:
                 self._fence(stored)
         return stored
 
-    def _check_token(self, snapshot: Snapshot, *, dead: bool | None = None) -> None:
+    def check_token(self, snapshot: Snapshot, *, dead: bool | None = None) -> None:
+        """Raise unless the token of this request, or one that was renewed from it, is good in a snapshot.
+
+        It was good when the request began: a renewal, or a grace that has run out since, takes nothing from it.
+        """
         if snapshot.ended is not None:
             raise SessionEnded(snapshot.ended)
-        if self.ticket is None or self.ticket.secret_hash not in snapshot.secrets:
+        if self.ticket is None or snapshot.root != (self.root or self._first_root()):
             raise SessionEnded("logout")
         if self.manager.worker.cache.control.is_dead(snapshot) if dead is None else dead:
             raise SessionEnded("revoked")
+
+    def _first_root(self) -> str:
+        return "" if self.cached is None else self.cached.stored.snapshot.root
 
     def has_revoked(self, entry: Revocation) -> None:
         """Take in that this request has revoked a name, so that a login in it lives."""
@@ -396,7 +414,7 @@ class Exchange:
         purpose = self._purpose(login)
         if purpose != self.transport and self.ticket is not None:
             self._take_back()  # the client's other token is dead from now on
-        self.transport = purpose
+        self.transport, self.root, self.is_due = purpose, token.secret_hash, False
         self.ticket = Ticket(token.sid, token.secret_hash, version, True)
         self.raw = token.value.encode()
         if purpose == "bearer":
@@ -404,6 +422,14 @@ class Exchange:
             self._fence(stored)
         else:
             self.cookie = self.manager.set_cookie(token.fenced(version), stored)
+
+    def take_over(self, token: Token, stored: Stored) -> None:
+        """Go on with a token that was renewed from the one that came."""
+        fenced = token.fenced(stored.snapshot.version)
+        self.ticket = Ticket(token.sid, token.secret_hash, stored.snapshot.version, True)
+        self.raw = token.value.encode()
+        self.cookie = self.manager.set_cookie(fenced, stored)
+        self.manager.remember(fenced, self.ticket)
 
     def _take_back(self) -> None:
         """Make a browser forget its cookie. A client without cookies is told nothing: its token is dead as it is."""

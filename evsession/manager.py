@@ -27,7 +27,7 @@ from evsession.store import Store
 from evsession.stores import open_store
 from evsession.stores.memory import MemoryStore
 from evsession.tokens import Purpose, Ticket, parse
-from evsession.worker import Counts, Worker, local_clock
+from evsession.worker import Counts, Worker, local_clock, milliseconds
 
 log = logging.getLogger("evsession.manager")
 
@@ -109,8 +109,6 @@ class SessionManager(Desk):
             audit or AuditPolicy(),
             cache or CachePolicy(),
         )
-        if policy.renew_after is not None:
-            raise Unsupported("renew_after=", "leave it at None: this version has no renewal yet")
         if policy.max_sessions is not None and not home.has_log:
             raise Unsupported("max_sessions= on a snapshot backend", "give the sessions a server, url='redis://…'")
         keys = Keyring(secret_key, namespace=namespace, audit_key=audit.key)
@@ -130,6 +128,8 @@ class SessionManager(Desk):
         self.vary = VARY[self.takes_cookies, self.takes_bearer]
         self.cache_policy = cache
         self.allowed_origins = tuple(allowed_origins)
+        self.renew_ms = 0 if policy.renew_after is None else milliseconds(policy.renew_after.total_seconds())
+        self.grace_ms = milliseconds(policy.renew_grace.total_seconds())
         self.renderer = CookieRenderer(self.cookie)
         self.cookie_name = self.cookie.name.encode()
         self.audit = Audit(self.worker)
@@ -307,6 +307,10 @@ class SessionManager(Desk):
             self._memo.clear()
         self._memo[digest] = ticket
         return ticket
+
+    def server_now(self) -> int:
+        """Return about what the server's clock says, in ms: only for what may come a little early or late."""
+        return round(self.clock() * 1000) + self.worker.replica.ahead
 
     async def touch(self, used: Cached | Connection, scope: Mapping[str, Any] | None = None) -> None:
         """Move the idle deadline of a session that was used, by the request that `scope` is of."""

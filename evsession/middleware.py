@@ -16,6 +16,7 @@ from evsession.cookies import raw_value, same_origin
 from evsession.errors import ConfigError, EvsessionError, SessionDetached, StoreUnavailable
 from evsession.exchange import Exchange
 from evsession.manager import SessionManager
+from evsession.renewing import judge
 from evsession.session import Session
 from evsession.tokens import Purpose, Ticket
 
@@ -81,6 +82,8 @@ class SessionMiddleware:
         if raw is not None and not self._recall(exchange, raw) and not await self._is_loaded(exchange, send):
             return
         scope[self.scope_key] = exchange.serve()
+        if exchange.is_former and not await self._is_judged(exchange, send):
+            return
         conversation = Conversation(exchange, receive, send, self.on_error)
         outer = current.set(exchange)
         try:
@@ -176,6 +179,16 @@ class SessionMiddleware:
             if not self._is_degraded(exchange, error):
                 await self._refuse(exchange.scope, send, error)
                 return False
+        return True
+
+    async def _is_judged(self, exchange: Exchange, send: Send) -> bool:
+        """Have the server decide about a token that was renewed; False if the client was refused instead."""
+        try:
+            await judge(exchange)
+        except EvsessionError as error:
+            await self._refuse(exchange.scope, send, error)
+            return False
+        exchange.scope[self.scope_key] = exchange.session
         return True
 
     async def _load(self, exchange: Exchange) -> None:

@@ -60,6 +60,8 @@ class Replica:
         """Shards whose history was replaced, and whose known ends are to be written again."""
         self.wake: Callable[[], None] = lambda: None
         """Called when a repair is due; the owner of the background work sets it."""
+        self.ahead = 0
+        """How far the server's clock was ahead of this worker's when it last answered, in ms."""
         self._store = store
         self._keys = keys
         self._clock = clock
@@ -144,6 +146,7 @@ class Replica:
         `touch_at` is the local time until which the idle deadline needs no look, where the operation has moved it.
         """
         self._ahead = now - sent_at * 1000
+        self.ahead = now - round(sent_at * 1000)
         deadline = self.deadline(stored, sent_at, now) if stored is not None else 0.0
         return self.cache.finish(flight, stored, deadline, sent_at=sent_at, now=self._clock(), touch_at=touch_at)
 

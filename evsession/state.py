@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, assert_never
+from typing import Any, Final, Literal, NamedTuple, assert_never
 
 from evsession.canonical import same
 from evsession.events import Authenticated, Cause, Changes, Created, Ended, Event, Renewed, Updated
@@ -128,6 +128,24 @@ def _renewed(snapshot: Snapshot, event: Renewed) -> tuple[tuple[str, ...], Renew
             return (event.secret,), Renewal(snapshot.root, former, known.seed)
         case _:
             assert_never(event.phase)
+
+
+Right = Literal["good", "new", "old", "former", "none"]
+"""What a secret is good for.
+
+`good` is the only one. `new` was issued by a renewal and has not been used so far; `old` is the one that it replaces,
+which is good as long as that is so. `former` was replaced by one that has been used: it is good for a grace, and stolen
+after it. `none` never was one, or a login or rotation has replaced it.
+"""
+
+
+def right_of(snapshot: Snapshot, secret: str) -> Right:
+    """Return what the secret with this SHA-256 is good for in a session that lives."""
+    if secret not in snapshot.secrets:
+        return "former" if secret and secret == snapshot.renewal.former else "none"
+    if len(snapshot.secrets) == 1:
+        return "good"
+    return "new" if secret == snapshot.secrets[0] else "old"
 
 
 def _data_after(data: Mapping[str, Any], event: Changes) -> Mapping[str, Any]:

@@ -29,7 +29,10 @@ id and event id would then prove a past that is another.
 """
 
 CommitStatus = Literal["ok", "gone", "alive", "ended", "conflict"]
-Condition = Literal["", "idle", "absolute"]
+Condition = str
+"""When an `ended` event may be appended: ``"idle"`` or ``"absolute"``, once that deadline has passed; digits, from that
+time on, in ms on the server's clock; empty, at any time.
+"""
 
 
 class Member(NamedTuple):

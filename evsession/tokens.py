@@ -147,6 +147,20 @@ def renew(keyring: Keyring, key_id: str, cookie_name: str, text: bytes, event_id
     return _signed(keyring, "cookie", cookie_name, text[:SID_LENGTH], _text(secret))
 
 
+def seed_of(keyring: Keyring, event: bytes) -> str:
+    """Return the seed of a renewal: which of our keys and which event it takes to find the new secret, as text."""
+    return keyring.key_id + event.hex()
+
+
+def successor(keyring: Keyring, cookie_name: str, text: bytes, seed: str) -> Token | None:
+    """Return the cookie that follows an accepted one by a seed; None as in `renew`, or for what is no seed."""
+    try:
+        event = bytes.fromhex(seed[4:])
+    except ValueError:
+        return None
+    return renew(keyring, seed[:4], cookie_name, text, event)
+
+
 def normalise_user_id(value: object) -> str:
     """Return the one text that stands for a user: an app's 42 is the command line's ``"42"``.
 

@@ -349,7 +349,8 @@ def _standing(shard: Shard, commit: Commit, old: bytes, now: int) -> CommitStatu
         return "ended"
     if commit.type != "ended":
         return "ended" if now >= min(idle_at, absolute_at) else None
-    awaited = {"": now, "idle": idle_at, "absolute": absolute_at}[commit.condition]
+    named = {"": now, "idle": idle_at, "absolute": absolute_at}
+    awaited = named[commit.condition] if commit.condition in named else int(commit.condition)
     return "alive" if now < awaited else None
 
 

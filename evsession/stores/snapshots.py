@@ -325,7 +325,8 @@ def _refusal(commit: Commit, old: Saved, now: int) -> CommitStatus | None:
     idle_at, absolute_at = deadlines_of(old.packed)
     if commit.type != "ended":
         return "ended" if now >= min(idle_at, absolute_at) else None
-    awaited = {"": now, "idle": idle_at, "absolute": absolute_at}[commit.condition]
+    named = {"": now, "idle": idle_at, "absolute": absolute_at}
+    awaited = named[commit.condition] if commit.condition in named else int(commit.condition)
     return "alive" if now < awaited else None
 
 

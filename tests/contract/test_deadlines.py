@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
+from evsession.events import Phase, Renewed
 from evsession.store import Store
 from evsession.wire import START
 from tests.contract.builder import (
     HALF_DAY,
     HALF_HOUR,
+    authenticated,
     begin,
     commit_of,
     created,
@@ -119,3 +123,30 @@ async def test_settling_follows_the_header(store: Store) -> None:
         await store.settle("00", sid)
     assert list(await store.due("00", 10)) == [past.sid]
     assert opened(live.sid, (await store.fill(live.sid)).packed or b"").snapshot.ended is None
+
+
+async def test_an_end_can_wait_for_a_time_of_the_server(store: Store) -> None:
+    """As for a grace: refused before it, and appended from then on."""
+    state = await story(store, [created()])
+    now = (await store.fill(state.sid)).now
+    commit, _ = commit_of(state, ended("token_reused"), condition=str(now + 60_000))
+    reply = await store.commit(commit)
+    assert (reply.status, opened(state.sid, reply.packed).snapshot.ended) == ("alive", None)
+    for past in ("0", str(now)):
+        state = await story(store, [created()])
+        reply, _ = await happened(store, state, ended("token_reused"), condition=past)
+        assert reply.status == "ok"
+
+
+@pytest.mark.parametrize("phase", ["rotated", "issued", "used"])
+async def test_a_header_says_when_the_secret_was_made_or_first_used(store: Store, phase: Phase) -> None:
+    """A login and a renewal move that time; a change of the data does not."""
+    state = begin()
+    first, state = await happened(store, state, created())
+    _, state = await happened(store, state, updated(a=1))
+    assert first.id is not None
+    assert (await stored(store, state.sid)).secret_at == first.id[0]
+    for event in (authenticated("42"), Renewed(secret="another", phase=phase)):
+        reply, state = await happened(store, state, event)
+        assert reply.id is not None
+        assert (await stored(store, state.sid)).secret_at == reply.id[0]

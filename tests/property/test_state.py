@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from evsession.canonical import dumps, same
 from evsession.events import Authenticated, Changes, Created, Ended, Event, Renewed, Updated
 from evsession.redaction import redact
-from evsession.state import NEVER_RENEWED, Snapshot, diff, evolve, fold, key_of, rebase
+from evsession.state import NEVER_RENEWED, Snapshot, diff, evolve, fold, key_of, rebase, right_of
 from tests.property import strategies
 
 EMPTY = Snapshot(sid=strategies.SID)
@@ -122,3 +122,32 @@ def test_at_most_two_secrets_are_good_and_a_third_is_remembered(events: list[Eve
     named = [event.secret for event in events if not isinstance(event, Updated | Ended)]
     assert snapshot.secrets[:1] == tuple(named[-1:])
     assert len(snapshot.secrets) <= 2
+
+
+@given(st.lists(st.sampled_from(("renew", "use", "rotate", "login", "write")), max_size=12))
+def test_a_secret_never_gets_better(steps: list[str]) -> None:
+    """Whatever happens: the newest is good, and one that was replaced at once never counts again."""
+    worth = {"good": 3, "new": 3, "old": 3, "former": 2, "none": 1}
+    made, snapshot, best = ["0"], evolve(EMPTY, Created(secret="0", control="")), dict[str, int]()
+    for step in steps:
+        is_pending = len(snapshot.secrets) > 1
+        match step:
+            case "renew" if not is_pending:
+                made.append(str(len(made)))
+                event: Event = Renewed(secret=made[-1], phase="issued", seed="x")
+            case "use" if is_pending:
+                event = Renewed(secret=made[-1], phase="used")
+            case "rotate" | "login":
+                made, best = [*made, str(len(made))], dict.fromkeys(made, 1)
+                event = Renewed(secret=made[-1], phase="rotated")
+                if step == "login":
+                    event = Authenticated(user_id="42", secret=made[-1], control="")
+            case _:
+                event = Updated(set_={"n": len(made)})
+        snapshot = evolve(snapshot, event)
+        assert right_of(snapshot, made[-1]) in ("good", "new")
+        for secret in made:
+            now = worth[right_of(snapshot, secret)]
+            assert now <= best.get(secret, 3)
+            best[secret] = now
+        assert sum(right_of(snapshot, secret) == "former" for secret in made) <= 1

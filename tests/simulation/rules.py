@@ -219,7 +219,7 @@ def the_token_is_checked_before_every_attempt(patch: pytest.MonkeyPatch) -> None
             original(self, *args, **options)
         checked.add(id(self))
 
-    _around(patch, Exchange, "_check_token", check)
+    _around(patch, Exchange, "check_token", check)
 
 
 @rule

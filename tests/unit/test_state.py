@@ -9,7 +9,7 @@ import pytest
 
 from evsession.canonical import same
 from evsession.events import Authenticated, Changes, Created, Ended, Renewed, Updated
-from evsession.state import NEVER_RENEWED, Renewal, Snapshot, diff, evolve, fold, key_of, rebase
+from evsession.state import NEVER_RENEWED, Renewal, Snapshot, diff, evolve, fold, key_of, rebase, right_of
 
 EMPTY = Snapshot(sid="s")
 CREATED = Created(set_={"a": 1}, secret="first", control="0-0 x")
@@ -170,3 +170,20 @@ def test_rebase_drops_what_others_have_done_already() -> None:
         set_={"b": {"token": 2}}, unset=("c",), redacted=("/b/token",)
     )
     assert rebase(changes, {"a": 1, "b": {"token": 2}}) == Changes()
+
+
+def test_what_a_secret_is_good_for() -> None:
+    """From the login on, through two renewals and a rotation."""
+    steps = (
+        (CREATED, {"first": "good", "other": "none"}),
+        (Renewed(secret="second", phase="issued", seed="x"), {"first": "old", "second": "new", "other": "none"}),
+        (Renewed(secret="second", phase="used"), {"first": "former", "second": "good", "other": "none"}),
+        (Renewed(secret="third", phase="issued", seed="y"), {"first": "former", "second": "old", "third": "new"}),
+        (Renewed(secret="third", phase="used"), {"first": "none", "second": "former", "third": "good"}),
+        (Renewed(secret="fourth", phase="rotated"), {"second": "none", "third": "none", "fourth": "good"}),
+    )
+    snapshot = EMPTY
+    for event, rights in steps:
+        snapshot = evolve(snapshot, event)
+        assert {secret: right_of(snapshot, secret) for secret in rights} == rights
+    assert right_of(snapshot, "") == "none"

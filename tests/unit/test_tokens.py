@@ -12,7 +12,18 @@ import pytest
 
 from evsession.errors import InvalidUserId, SessionError
 from evsession.keys import Keyring
-from evsession.tokens import Ticket, Token, mint, new_sid, normalise_user_id, parse, reissue, renew
+from evsession.tokens import (
+    Ticket,
+    Token,
+    mint,
+    new_sid,
+    normalise_user_id,
+    parse,
+    reissue,
+    renew,
+    seed_of,
+    successor,
+)
 
 OLD, NEW = "o" * 32, "n" * 32
 RING = Keyring(OLD, namespace="shop")
@@ -300,3 +311,20 @@ def test_what_cannot_identify_a_user_raises(value: object, problem: str) -> None
     assert isinstance(caught.value, SessionError)
     assert isinstance(caught.value, ValueError)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_seed_leads_every_worker_to_the_same_successor() -> None:
+    """It names the key and the event, and is no secret: without the old token it leads nowhere."""
+    seed = seed_of(RING, b"an event")
+    assert seed == RING.key_id + b"an event".hex()
+    token = successor(RING, NAME, TEXT, seed)
+    expected = renew(RING, RING.key_id, NAME, TEXT, b"an event")
+    assert token is not None
+    assert expected is not None
+    assert token.value == expected.value
+
+
+@pytest.mark.parametrize("seed", ["", "0000", "0000ab", "zz", f"{RING.key_id}xyz", f"{RING.key_id}abc"])
+def test_what_is_no_seed_has_no_successor(seed: str) -> None:
+    """Nor has one under a key that is not ours any more."""
+    assert successor(RING, NAME, TEXT, seed) is None

@@ -6,7 +6,7 @@
 -- ARGV[4]  version of the first attempt when its reply was lost, else "0"
 -- ARGV[5]  the worker's part of the header   ARGV[6]  body
 -- ARGV[7]  idle ms             ARGV[8]  absolute ms, "0" to leave it; never "0" to create
--- ARGV[9]  type                ARGV[10] deadline that must have passed: "idle", "absolute" or ""
+-- ARGV[9]  type                ARGV[10] what must have passed: "idle", "absolute", a time, or ""
 -- ARGV[11] actor   ARGV[12] context   ARGV[13] data   ARGV[14] worker's time in ms
 -- ARGV[15] the worker's part of the feed message   ARGV[16] channel without incarnation
 -- ARGV[17] PUBLISH or SPUBLISH   ARGV[18] TTL of an ended snapshot, ms
@@ -50,7 +50,8 @@ else
   local is_idle, is_old = now >= tonumber(sub(old, 76, 88)), now >= tonumber(absolute_at)
   if type_ ~= 'ended' then
     if is_idle or is_old then return {'ended', sid, now, '', '', old} end
-  elseif (ARGV[10] == 'idle' and not is_idle) or (ARGV[10] == 'absolute' and not is_old) then
+  elseif (ARGV[10] == 'idle' and not is_idle) or (ARGV[10] == 'absolute' and not is_old)
+    or now < (tonumber(ARGV[10]) or 0) then
     return {'alive', sid, now, '', '', old}
   end
   created, authenticated, secret = sub(old, 50, 62), sub(old, 63, 75), sub(old, 126, 138)
