@@ -75,7 +75,9 @@ NOTHING: Final = Receipt(id="", complete=True)
 """The receipt where there was nothing to revoke."""
 
 
-class _Tally(NamedTuple):
+class Tally(NamedTuple):
+    """Who has applied an entry by now; `is_proved` means that nobody can be missing from these."""
+
     confirmed: tuple[str, ...]
     fenced: tuple[str, ...]
     pending: tuple[str, ...]
@@ -83,6 +85,7 @@ class _Tally(NamedTuple):
 
     @property
     def complete(self) -> bool:
+        """Whether nobody would serve any more."""
         return self.is_proved and not self.pending
 
 
@@ -104,6 +107,8 @@ class Revoker:
         self._clock = clock
         self._patience = patience
         self.revoked = 0
+        self.on_tally: Callable[[Tally], None] = lambda _: None
+        """Called with each count while a receipt is waited for."""
 
     # ── appending ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -216,8 +221,8 @@ class Revoker:
         replicas.number = await self._store.replicated(max(1, round(min(timeout, self._patience / 2) * 1000)))
         replicas.counted.set()
 
-    async def _tallied(self, shard: str, position: Position, appended_at: float, give_up_at: float) -> _Tally:
-        tally, longest = _Tally((), (), (), False), None
+    async def _tallied(self, shard: str, position: Position, appended_at: float, give_up_at: float) -> Tally:
+        tally, longest = Tally((), (), (), False), None
         while True:
             try:
                 if longest is None:
@@ -226,7 +231,8 @@ class Revoker:
                 settled = min((witness.now - witness.birth) / 1000, await self._store.primary_for())
                 tally = self._tally(witness, shard, position, appended_at, is_settled=settled >= longest)
             except StoreUnavailable:
-                tally = _Tally((), (), tuple(sorted((*tally.confirmed, *tally.fenced, *tally.pending))), False)
+                tally = Tally((), (), tuple(sorted((*tally.confirmed, *tally.fenced, *tally.pending))), False)
+            self.on_tally(tally)
             if tally.complete or self._clock() >= give_up_at:
                 return tally
             await anyio.sleep(POLL_EVERY)
@@ -238,7 +244,7 @@ class Revoker:
 
     def _tally(
         self, witness: Witness, shard: str, position: Position, appended_at: float, *, is_settled: bool
-    ) -> _Tally:
+    ) -> Tally:
         target, now = self._standing(shard, position).id, self._clock()
         confirmed, fenced, pending = [], [], []
         for worker, record in sorted(witness.records.items()):
@@ -249,7 +255,7 @@ class Revoker:
                 fenced.append(worker)
             else:
                 pending.append(worker)
-        return _Tally(tuple(confirmed), tuple(fenced), tuple(pending), witness.stands and is_settled)
+        return Tally(tuple(confirmed), tuple(fenced), tuple(pending), witness.stands and is_settled)
 
 
 def longest_bound(meta: Iterable[str]) -> float:

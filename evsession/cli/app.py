@@ -16,9 +16,12 @@ from evsession.cli.export import export
 from evsession.cli.generate import generate
 from evsession.cli.history import history
 from evsession.cli.rebuild import rebuild
+from evsession.cli.revoke import revoke
+from evsession.cli.sessions import sessions
 from evsession.cli.show import show
 from evsession.cli.stats import stats
 from evsession.cli.tail import replay, tail
+from evsession.cli.users import users
 from evsession.cli.verify import verify
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -50,6 +53,9 @@ app.command()(history)
 app.command()(show)
 app.command()(diff)
 app.command()(explain)
+app.command()(users)
+app.command()(sessions)
+app.command()(revoke)
 app.command()(stats)
 app.command()(doctor)
 app.command()(archive)

@@ -9,7 +9,8 @@ A command is a function in a module of its own; `evsession.cli.app` lists it. Wh
         async with reading(app) as manager:
             return await manager.audit.explain(session)
 
-Exit codes: 0 it was done; 1 it could not be done; 2 it was done and found faults, or the command was called wrongly.
+Exit codes: 0 it was done; 1 it could not be done; 2 it was done and found faults, or the command was called wrongly;
+3 it was done, and what proves it was not had in time.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ T = TypeVar("T")
 
 FAILED: Final = 1
 FAULTY: Final = 2
+UNPROVED: Final = 3
 INTERRUPTED: Final = 130
 """What shells report after Ctrl-C."""
 
@@ -115,6 +117,23 @@ async def joined(app: str | None) -> AsyncIterator[SessionManager]:
         ConfigError: there is no such manager, or the namespace is not its own.
     """
     async with manager_of(app) as manager:
+        yield manager
+
+
+@asynccontextmanager
+async def visiting(app: str | None) -> AsyncIterator[SessionManager]:
+    """Open the manager as a worker for a moment, in a namespace that an application uses already.
+
+    Its record goes when it closes, so that nobody waits for it.
+
+    Raises:
+        ConfigError: there is no such manager, or nobody has ever used its namespace.
+        StoreUnavailable: the store did not answer.
+    """
+    manager = manager_of(app)
+    async with manager.reading():
+        pass
+    async with manager:
         yield manager
 
 

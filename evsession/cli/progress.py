@@ -15,7 +15,8 @@ from evsession.audit.report import Progress as Told
 def bar() -> Iterator[Told]:
     """Show a bar while the block runs; yield the function to tell what is being done, how much, and of how much."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None)
 
         def tell(what: str, done: int, of: int) -> None:
