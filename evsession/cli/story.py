@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
 from typing import Any, Final
 
 import httpx
 from rich.table import Table
+from websockets.exceptions import WebSocketException
 
+from evsession.cli.everywhere import sign_in_twice, sign_out_everywhere
 from evsession.cli.rendering import history_table, plain
+from evsession.cli.visit import BOUND_MS, Act, Broken, Figures, Shop, Visit, expect, in_ms, new_client
 from evsession.events import RecordedEvent
 from evsession.manager import SessionManager
 from evsession.state import Snapshot, fold
@@ -25,29 +28,7 @@ READS: Final = 20
 FEWEST_FROM_MEMORY: Final = 18
 """Of `READS`. Not all, because a worker that stood still for longer than its lease rightly asks the server first."""
 
-BOUND_MS: Final = 2_000
-"""The default of `CachePolicy.max_staleness`, in which an ended session must be gone on every worker."""
-
 CARD: Final = "4242 4242 4242 4242"
-
-
-class Broken(Exception):
-    """A promise did not hold; the text says what was seen."""
-
-
-def expect(holds: object, seen: object) -> None:
-    """Raise unless something holds."""
-    if not holds:
-        raise Broken(str(seen))
-
-
-@dataclass(frozen=True, slots=True)
-class Shop:
-    """Where the two workers answer, and how to get at the store that they share."""
-
-    addresses: tuple[str, ...]
-    url: str
-    secret_key: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,31 +61,6 @@ class Report:
             for one in self.steps
         ]
         return {"held": self.held, "steps": steps, "events": [plain(event) for event in self.events]}
-
-
-@dataclass(slots=True)
-class Visit:
-    """What the person in the story has and does: a browser with one cookie jar for both workers."""
-
-    shop: Shop
-    browser: httpx.AsyncClient
-    thief: httpx.AsyncClient
-    session_id: str = ""
-    data: dict[str, Any] = field(default_factory=dict)
-    slow: asyncio.Task[httpx.Response] | None = None
-    out_at: float = 0.0
-    events: Sequence[RecordedEvent] = ()
-
-    async def get(self, worker: int, path: str) -> Any:
-        """Return the JSON that a worker answers."""
-        return (await self.browser.get(self.shop.addresses[worker - 1] + path)).raise_for_status().json()
-
-    async def post(self, worker: int, path: str, **body: Any) -> httpx.Response:
-        """Return a worker's answer to a change."""
-        return await self.browser.post(self.shop.addresses[worker - 1] + path, json=body)
-
-
-Figures = dict[str, Any]
 
 
 async def look_around(visit: Visit) -> Figures:
@@ -243,7 +199,6 @@ async def read_log(visit: Visit) -> Figures:
     return {"events": len(events), "in order": ", ".join(counted(types))}
 
 
-Act = Callable[[Visit], Awaitable[Figures]]
 STORY: Final[Sequence[tuple[str, Act]]] = (
     ("1", look_around),
     ("1", log_in),
@@ -256,6 +211,8 @@ STORY: Final[Sequence[tuple[str, Act]]] = (
     ("1", log_out),
     ("2", use_dead_cookie),
     ("2", end_slow_write),
+    ("1 and 2", sign_in_twice),
+    ("1, then 2", sign_out_everywhere),
     ("log", read_log),
 )
 
@@ -267,12 +224,8 @@ async def tell(shop: Shop) -> Report:
         steps = [await play(visit, where, act) for where, act in STORY]
         if visit.slow is not None:
             visit.slow.cancel()
+        await asyncio.gather(*(window.leave() for window in visit.windows))
     return Report(steps, visit.events)
-
-
-def new_client() -> httpx.AsyncClient:
-    """Return a client for plain http on this machine, whatever proxies the environment names."""
-    return httpx.AsyncClient(trust_env=False, verify=False, timeout=15)
 
 
 async def play(visit: Visit, where: str, act: Act) -> Step:
@@ -281,7 +234,7 @@ async def play(visit: Visit, where: str, act: Act) -> Step:
     began = time.perf_counter()
     try:
         figures, held = await act(visit), True
-    except (Broken, httpx.HTTPError, KeyError, ValueError) as error:
+    except (Broken, httpx.HTTPError, WebSocketException, OSError, KeyError, ValueError) as error:
         figures, held = {"seen": f"{type(error).__name__}: {error}"}, False
     return Step(what, where, held, figures, (time.perf_counter() - began) * 1000)
 
@@ -289,11 +242,6 @@ async def play(visit: Visit, where: str, act: Act) -> Step:
 async def conflicts(visit: Visit) -> int:
     """Return how often a commit met another's and was merged, on both workers."""
     return sum([(await visit.get(worker, "/whoami"))["conflicts"] for worker in (1, 2)])
-
-
-def in_ms(seconds: float) -> float:
-    """Return seconds as milliseconds with one decimal."""
-    return round(seconds * 1000, 1)
 
 
 def without_card(data: Any) -> dict[str, Any]:

@@ -55,6 +55,9 @@ def test_the_story_holds(folder: Path) -> None:
     assert len(report["steps"]) >= 11
     assert all(step["held"] for step in report["steps"])
     assert [event["type"] for event in (report["events"][0], report["events"][-1])] == ["authenticated", "ended"]
+    told = next(step for step in report["steps"] if "receipt" in step["figures"])
+    assert told["figures"]["receipt"].startswith("2 of 2 workers in ")
+    assert told["figures"]["sockets"] == "2 closed: 4401 revoked"
     assert "BROKEN" not in done.stderr
     assert "Traceback" not in done.stderr
     assert list(folder.iterdir()) == []
