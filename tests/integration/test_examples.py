@@ -111,6 +111,7 @@ def test_every_page_can_be_reached() -> None:
         ("bearer_api", "{'user': 'ada', 'notes': ['ada: hello']}\n401 Bearer"),
         ("typed_cart", "16.20\n{'theme': 'dark', 'currency': 'EUR'} [['cart'], ['cart'], ['theme']]"),
         ("chat", "ada: hello\nada: hello\n4401 logout\nada has left\n['logout']"),
+        ("time_travel", "three visits, a day and an hour, in no time"),
         ("plain_endpoints", "403 without the page's token\nada ['tea']\nmoved\nNone 401"),
     ],
 )
