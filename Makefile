@@ -14,6 +14,9 @@ interpreter = $(shell for p in $(CANDIDATES); do $(minor_of); if [ "$$v" = "$(1)
 MINORS = $(shell for p in $(CANDIDATES); do $(minor_of); echo $$v; done | sort -uV)
 OTHERS = $(filter-out $(shell p=$(PYTHON); $(minor_of); echo $$v),$(MINORS))
 
+# Most tests wait more than they compute, so some more than there are cores run at once.
+AT_ONCE ?= 3
+
 PYTHON ?= $(shell for p in $(CANDIDATES); do $(minor_of); if [ -n "$$v" ]; then echo $$p; break; fi; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -49,10 +52,10 @@ lint: $(BIN)/.dev ## Check style, types and the direction of imports
 
 core-tests: $(BIN)/.dev
 	@test -n "$(PURE)" || { echo "no import contract named pure in pyproject.toml" >&2; exit 1; }
-	$(BIN)/python -m pytest $(CORE_TESTS) $(PURE:%=--cov=%) --cov-branch --cov-fail-under=100
+	$(BIN)/python -m pytest -n $(AT_ONCE) $(CORE_TESTS) $(PURE:%=--cov=%) --cov-branch --cov-fail-under=100
 
 other-tests: $(BIN)/.dev
-	$(BIN)/python -m pytest $(OTHER_TESTS)
+	$(BIN)/python -m pytest -n $(AT_ONCE) $(OTHER_TESTS)
 
 demo: $(BIN)/.demo ## Show the product at work: two workers, one browser, one forced logout
 	$(BIN)/evsession demo
@@ -75,10 +78,10 @@ clean: ## Remove virtual environments, caches and build results
 	find evsession tests examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 quick-%: .venv-%/bin/.dev
-	.venv-$*/bin/python -m pytest $(QUICK_TESTS)
+	.venv-$*/bin/python -m pytest -n $(AT_ONCE) $(QUICK_TESTS)
 
 full-%: .venv-%/bin/.dev
-	.venv-$*/bin/python -m pytest tests --ignore=tests/benchmarks
+	.venv-$*/bin/python -m pytest -n $(AT_ONCE) tests --ignore=tests/benchmarks
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "no CPython 3.11 or later with venv and ensurepip found; name one: make PYTHON=/path/to/python3" >&2; exit 1; }

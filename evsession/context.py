@@ -24,6 +24,9 @@ MAX_CONTEXT: Final = 2_048
 MAX_TEXT: Final = 256
 """Characters of a route or id that are kept.  Source: longer ones are attacks or bugs."""
 
+_IN_ORDER: Final = ("w", "r", "a")
+"""The facts of an event that has no others, as a JSON list: worker, method and route, and perhaps an address."""
+
 _NAMES: Final = {"w": "worker", "m": "method", "r": "route", "a": "address", "t": "ticket"}
 
 log = logging.getLogger("evsession.context")
@@ -57,13 +60,14 @@ def context_of(scope: Mapping[str, Any], policy: AuditPolicy, worker: str) -> by
 
 
 def _facts(worker: str, method: str, route: str, address: str | None) -> dict[str, Any]:
-    facts = {"w": worker, "m": method, "r": route}
+    facts = {"w": worker, "r": f"{method} {route}"}
     return facts if address is None else facts | {"a": address}
 
 
 @lru_cache(maxsize=4096)
 def _usual(worker: str, method: str, route: str, address: str | None) -> bytes:
-    return _packed(_facts(worker, method, route, address))
+    facts = _facts(worker, method, route, address)
+    return dumps([facts[name] for name in _IN_ORDER if name in facts])
 
 
 def outside(worker: str) -> bytes:
@@ -77,11 +81,18 @@ def _ticket() -> dict[str, str]:
 
 
 def parse_context(raw: bytes) -> dict[str, Any]:
-    """Return the context that an event carries, under its full names: the log has short ones, to save 35 bytes."""
+    """Return the context that an event carries, under its full names.
+
+    The log has short ones, the usual facts none at all, and the method with the route in one: 50 bytes less an event.
+    """
     if not raw:
         return {}
-    packed: dict[str, Any] = loads(raw)
+    packed: dict[str, Any] | list[str] = loads(raw)
+    if isinstance(packed, list):
+        packed = dict(zip(_IN_ORDER, packed, strict=False))
     own: dict[str, Any] = packed.pop("x", {})
+    if "r" in packed:
+        packed["m"], _, packed["r"] = packed["r"].partition(" ")
     return {_NAMES.get(name, name): value for name, value in packed.items()} | own
 
 

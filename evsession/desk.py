@@ -338,8 +338,10 @@ class Desk:
             SessionDetached, SessionEnded, ResponseStarted: of `keep`; nothing was revoked.
             StoreUnavailable: with `outcome_unknown` it may be in force; call again.
         """
-        name = f"user:{normalise_user_id(user_id)}"
-        return await self._revoke_name(name, reason, actor, keep, timeout)
+        user = normalise_user_id(user_id)
+        receipt = await self._revoke_name(f"user:{user}", reason, actor, keep, timeout)
+        self.worker.revoked_users.append(user)
+        return receipt
 
     async def revoke_named(
         self,

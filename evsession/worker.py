@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ class Worker:
 
     def _reset(self) -> None:
         """Begin as a new worker: with an id of its own, an empty cache, and nothing open."""
-        self.id = secrets.token_hex(4)
+        self.id = secrets.token_urlsafe(4)
         policy = self.session_policy
         self.cache = (Cache if self.store.has_log else UnfedCache)(self.cache_policy, self.keys)
         self.replica = Replica(self.store, self.cache, self.keys, self.clock)
@@ -137,6 +138,9 @@ class Worker:
         self._due = asyncio.Event()
         self._swept_at = self._trimmed_at = self.clock()
         self._buried: set[str] = set()
+        self.revoked_users: deque[str] = deque()
+        """Users that were revoked here, the ends of whose sessions are to be written: a batch at each sweep."""
+        self._condemned: deque[str] = deque()
         self._answered_at = float("-inf")
         self._records: dict[tuple[str, str], tuple[bytes, float]] = {}
 
@@ -345,6 +349,7 @@ class Worker:
         for shard in self.store.shards:
             for sid in await self.store.due(shard, SWEEP_BATCH):
                 ended += await self._sweep_one(shard, sid)
+        ended += await self._bury_condemned()
         if self.clock() - self._trimmed_at > TRIM_EVERY:
             self._trimmed_at = self.clock()
             for shard in self.store.shards:
@@ -353,6 +358,18 @@ class Worker:
             for shard in (CONTROL, *self.store.shards):
                 await self._prune(shard)
         self.counts.swept += ended
+        return ended
+
+    async def _bury_condemned(self) -> int:
+        ended = 0
+        while self.revoked_users:
+            self._condemned.extend(member.sid for member in (await self.store.members(self.revoked_users[0])).members)
+            self.revoked_users.popleft()
+        for _ in range(min(len(self._condemned), SWEEP_BATCH)):
+            cached = await self.replica.fill(self._condemned[0])
+            if cached is not None and cached.dead and cached.stored.snapshot.ended is None:
+                ended += await self._end_revoked(cached.stored.snapshot)
+            self._condemned.popleft()
         return ended
 
     async def _expunge(self) -> None:

@@ -75,6 +75,21 @@ async def test_the_end_stands_in_the_log_of_whoever_was_met(server: Server) -> N
         assert receipt.id in repr(ended.event)
 
 
+async def test_the_ends_of_sessions_that_nobody_meets_are_written_too(server: Server) -> None:
+    """By the worker that revoked their user, from the user's index; what lives is left alone."""
+    async with workers(server.url) as (one, two):
+        browsers = [await signed_in(two) for _ in range(5)]
+        await one.revoke_user(42, reason="lost phone", timeout=AT_ONCE)
+        other = await signed_in(two)
+
+        async def all_have_ended() -> bool:
+            last = [(await two.audit.history(browser.session_id))[-1] for browser in browsers]
+            return all((event.cause, event.reason) == ("revoked", "lost phone") for event in last)
+
+        await until(all_have_ended, "the sweeper has written all ends", timeout=20)
+        assert [info.id for info in await two.sessions_of(42)] == [other.session_id]
+
+
 async def test_a_receipt_reads_as_a_sentence() -> None:
     """Who knows, who cannot serve any more, who may."""
     some = Receipt(id="1-0", complete=True, confirmed=("a", "b"), elapsed=timedelta(microseconds=3210))

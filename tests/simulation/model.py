@@ -207,7 +207,8 @@ class Primary(MemoryStore):
 
     @staticmethod
     def _name_of(entry: Entry) -> str:
-        return str(loads(entry.context).get("r", "")) if entry.context else entry.actor.decode()
+        route = str(loads(entry.context).get("r", "")) if entry.context else entry.actor.decode()
+        return route.rpartition(" ")[2]
 
     async def revoke(self, entry: NamedRevoked) -> RevokeReply:
         before = len(self._shard(CONTROL).log)
