@@ -85,7 +85,8 @@ class SessionMiddleware:
         if exchange.is_former and not await self._is_judged(exchange, send):
             return
         conversation = Conversation(exchange, receive, send, self.on_error)
-        outer = current.set(exchange)
+        outer = current.get()
+        current.set(exchange)
         try:
             if kind == "http":
                 await self.app(scope, conversation.receive_http, conversation.send_http)
@@ -98,7 +99,7 @@ class SessionMiddleware:
             if exchange.connection is not None or exchange.session.might_differ():
                 await conversation.end()
         finally:
-            current.reset(outer)
+            current.set(outer)
             if log.isEnabledFor(logging.DEBUG):
                 conversation.log()
             exchange.close()

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from evsession.canonical import dumps, loads
+from evsession.canonical import dumps
 from evsession.chain import FIRST, head_of, link_of
 from evsession.codec import Stored, pack_body, redacted_body, status_of, unpack, unpack_event
+from evsession.context import parse_context
 from evsession.control import EVERYONE, names_of
 from evsession.keys import Keyring
 from evsession.state import Snapshot, evolve
@@ -207,8 +208,7 @@ class Primary(MemoryStore):
 
     @staticmethod
     def _name_of(entry: Entry) -> str:
-        route = str(loads(entry.context).get("r", "")) if entry.context else entry.actor.decode()
-        return route.rpartition(" ")[2]
+        return str(parse_context(entry.context).get("route", entry.actor.decode()))
 
     async def revoke(self, entry: NamedRevoked) -> RevokeReply:
         before = len(self._shard(CONTROL).log)

@@ -58,7 +58,7 @@ class Writer:
         base = cached.stored if cached is not None else None
         secret = base.snapshot.secrets[0] if base is not None else ""
         self.primary.operations[name] = Operation(name, "write", secret, dict(event.set_))
-        stamp = Stamp(name.encode().ljust(16, b"\0"), context=b'{"r":"%b"}' % name.encode())
+        stamp = Stamp(name.encode().ljust(16, b"\0"), context=b'["w","POST %b"]' % name.encode())
         decide: Decide = lambda snapshot: event if _still_changes(snapshot, event) else None  # noqa: E731
         await self.committer.append(SID, base, decide, stamp)
 
