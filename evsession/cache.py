@@ -169,6 +169,7 @@ class CacheStats:
     unreadable: int = 0
     repaired: int = 0
     forks: int = 0
+    revocations: int = 0
 
 
 class Cache:
@@ -501,6 +502,7 @@ class Cache:
             self.stats.unreadable += 1
             return
         self.control.apply(entry)
+        self.stats.revocations += 1
         if entry.waits:
             self.asked.add(CONTROL)
 
