@@ -19,7 +19,7 @@ from evsession.config import CachePolicy
 from evsession.control import Control, Image, Revocation, revocation_of
 from evsession.errors import UnknownFormat
 from evsession.events import Cause, Ended, Event
-from evsession.state import evolve
+from evsession.state import Snapshot, evolve
 from evsession.view import CONTROL, Beat, BeatReply, View
 from evsession.watcher import CLOSING, HARMLESS, Nobody, Watcher
 from evsession.wire import (
@@ -112,6 +112,12 @@ def _revocation(id_: StreamId, change: Notice | Entry) -> Revocation | None:
         return revocation_of(Position(id_, change.event_id), change.data)
     except ValueError:
         return None
+
+
+def _stand_alike(one: Cached, other: Cached) -> bool:
+    """Tell whether the control log says the same of two states of a session, as it does unless somebody signed in."""
+    left, right = one.stored.snapshot, other.stored.snapshot
+    return left.control == right.control and left.user_id == right.user_id and left.names == right.names
 
 
 @dataclass(slots=True, eq=False)
@@ -257,6 +263,13 @@ class Cache:
         cached.dead = verdict != "alive"
         return True
 
+    def is_dead(self, snapshot: Snapshot) -> bool:
+        """Tell whether a session is revoked for certain; of the cached one that is known already."""
+        cached = self._entries.get(snapshot.sid)
+        if cached is not None and cached.stored.snapshot is snapshot and cached.epoch == self.control.epoch:
+            return cached.dead
+        return self.control.is_dead(snapshot)
+
     def may_serve(self, shard: str, now: float) -> bool:
         """Tell whether the leases of a shard and of the control log are valid."""
         return now < self.view(shard).serve_until
@@ -328,7 +341,7 @@ class Cache:
         cached = Cached(stored, flight.view, deadline)
         cached.touch_at = touch_at
         is_told = flight.since is not None and parse_id(stored.last_id.encode()) <= flight.since.id
-        self._keep(cached)
+        self._keep(cached, flight.known)
         if not is_told and stored.head != head and self._entries.get(flight.sid) is cached:
             cached.proven_until = sent_at + self._staleness
             self._ahead[flight.sid] = _Ahead(stored.head, flight.view, now)
@@ -343,14 +356,17 @@ class Cache:
             self._own.discard(flight.event_id)
         return floor.at(flight.view.generation)
 
-    def _keep(self, cached: Cached) -> None:
+    def _keep(self, cached: Cached, before: Cached | None) -> None:
         snapshot = cached.stored.snapshot
         known = self.newest(snapshot.sid)
         if known is not None and known.stored.snapshot.version > snapshot.version:
             return
         if snapshot.ended is not None:
             self._bury(cached.view.shard, snapshot.sid, snapshot.ended)
-        self.judge(cached)
+        if before is not None and before.epoch == self.control.epoch and _stand_alike(before, cached):
+            cached.epoch, cached.dead = before.epoch, before.dead
+        else:
+            self.judge(cached)
         replaced = self._entries.get(snapshot.sid)
         self._entries[snapshot.sid] = cached
         self.bytes += cached.size - (replaced.size if replaced is not None else 0)
@@ -441,7 +457,7 @@ class Cache:
         self.stats.folded += 1
         newer = Cached(folded, view, known.deadline if folded.snapshot.ended is None else float("inf"))
         newer.used, newer.touch_at = known.used, known.touch_at
-        self._keep(newer)
+        self._keep(newer, known)
 
     def _discard(self, outdated: Cached) -> None:
         self.stats.dropped += 1

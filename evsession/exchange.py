@@ -359,7 +359,7 @@ class Exchange:
             raise SessionEnded(snapshot.ended)
         if self.ticket is None or snapshot.root != (self.root or self._first_root()):
             raise SessionEnded("logout")
-        if self.manager.worker.cache.control.is_dead(snapshot) if dead is None else dead:
+        if self.manager.worker.cache.is_dead(snapshot) if dead is None else dead:
             raise SessionEnded("revoked")
 
     def _first_root(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -839,6 +840,71 @@ def test_a_copy_is_judged_when_asked_and_when_folded() -> None:
     assert cached.dead
     world.tell(world.log.commit(A, Updated(set_={"n": 1})))
     assert is_dead(world)
+
+
+@pytest.mark.parametrize(
+    "login",
+    [
+        Authenticated(user_id="42", secret="s", control=""),
+        Authenticated(user_id="1", secret="s", control="", names=("tenant:acme",)),
+    ],
+)
+def test_a_newer_state_is_judged_anew_where_somebody_signed_in(login: Authenticated) -> None:
+    """Given a living copy, when a state with other names takes its place, then it may be one that is revoked."""
+    world = World.proved()
+    for name in ("user:42", "tenant:acme"):
+        world.cache.message(CONTROL, world.control.revoke(name))
+    world.tell(world.log.create(A), world.log.commit(A, Authenticated(user_id="1", secret="r", control="")))
+    world.fill(A)
+    assert not is_dead(world)
+    flight = world.cache.begin(A, event_id(50))
+    world.log.commit(A, login, own=event_id(50))
+    assert world.cache.finish(flight, world.log.stored(A), INFINITY) == "kept"
+    assert is_dead(world)
+
+
+def test_a_newer_state_is_judged_anew_after_a_revocation() -> None:
+    """Given a copy that was judged before a revocation, when a newer state takes its place, then that is dead."""
+    world = World.proved()
+    signed_in(world)
+    assert not is_dead(world)
+    world.cache.message(CONTROL, world.control.revoke("user:42"))
+    flight = world.cache.begin(A, event_id(50))
+    world.log.commit(A, Updated(set_={"n": 2}), own=event_id(50))
+    world.cache.finish(flight, world.log.stored(A), INFINITY)
+    kept = world.cache.newest(A)
+    assert kept is not None
+    assert kept.dead
+
+
+def test_a_newer_state_is_judged_anew_where_it_stands_elsewhere() -> None:
+    """Given a dead copy, when its user has signed in again since the revocation, then the newer state lives."""
+    world = World.proved()
+    signed_in(world)
+    world.cache.message(CONTROL, world.control.revoke("user:42"))
+    assert is_dead(world)
+    event: Any = Authenticated(user_id="42", secret="t", control=world.control.end.text(), names=("tenant:acme",))
+    flight = world.cache.begin(A, event_id(50))
+    world.log.commit(A, event, own=event_id(50))
+    assert world.cache.finish(flight, world.log.stored(A), INFINITY) == "kept"
+    assert not is_dead(world)
+
+
+def test_who_is_dead_is_known_of_the_cached_state_and_asked_of_any_other() -> None:
+    """Given a copy that was judged, then its verdict counts until the next entry; other states are judged here."""
+    world = World.proved()
+    signed_in(world)
+    cached = world.cache.newest(A)
+    assert cached is not None
+    snapshot = cached.stored.snapshot
+    assert not world.cache.is_dead(snapshot)
+    world.cache.message(CONTROL, world.control.revoke("user:42"))
+    assert world.cache.is_dead(snapshot)
+    world.cache.judge(cached)
+    assert world.cache.is_dead(snapshot)
+    assert not world.cache.is_dead(replace(snapshot, user_id="1"))
+    world.cache.fork(world.view)
+    assert world.cache.is_dead(replace(snapshot, sid=B))
 
 
 # ── tombstones ───────────────────────────────────────────────────────────────────────────────────────────────────────
