@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from evsession.manager import SessionManager
     from evsession.testing import FakeClock
 
-pytest.register_assert_rewrite("evsession.testing.conformance")
-
 
 @pytest.fixture
 def evsession_clock() -> FakeClock:

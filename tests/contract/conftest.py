@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from datetime import timedelta
 from functools import cache
-from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 import pytest
 
@@ -15,8 +15,9 @@ from evsession.config import StorePolicy
 from evsession.store import Store
 from evsession.stores.memory import MemoryStore
 from evsession.stores.redis import RedisStore
+from evsession.testing.conformance.builder import Heard
+from evsession.testing.conformance.connecting import Connect, Worker
 from tests.conftest import ServerOf
-from tests.contract.builder import Heard
 from tests.servers import NAMES, FakeRedis
 
 REMOTE: Final = ("fakeredis", *NAMES)
@@ -53,16 +54,6 @@ class Remote(Protocol):
 
 
 RemoteOf = Callable[[str], Remote]
-
-
-S_co = TypeVar("S_co", bound=Store, covariant=True)
-
-
-class Worker(NamedTuple, Generic[S_co]):
-    """One worker's store, open, and what its feed brought."""
-
-    store: S_co
-    heard: Heard
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +96,6 @@ def _on(server: Remote, namespace: str, *, shards: int) -> RedisStore:
     return RedisStore(server.url, namespace=namespace, shards=shards, policy=PATIENT)
 
 
-Connect = Callable[[str], Awaitable[Worker[Store]]]
 ConnectRedis = Callable[[str], Awaitable[Worker[RedisStore]]]
 
 

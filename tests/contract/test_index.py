@@ -6,9 +6,9 @@ import pytest
 
 from evsession.store import Commit, Entrance, Store
 from evsession.stores.redis.keys import hash_slot, user_key, user_of
+from evsession.testing.conformance.connecting import Connect
 from tests.conftest import until
 from tests.contract.builder import authenticated, begin, commit_of, created
-from tests.contract.conftest import Connect
 
 DAY = 86_400_000
 USERS = ("42", "ada@example.org", "İstanbul {x}} 🎈", "}{:u:", "*?[a-z]\\", "x" * 256, "🎈" * 256)
