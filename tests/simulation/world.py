@@ -358,13 +358,13 @@ class World:
         for worker in self.workers:
             if lost := worker.manager.worker.cache.control.lost:
                 self._fail(f"{worker.name} knows of revocations that nobody has issued again: {list(lost.values())}")
-        held = {revocation.position.event[:EVENT_KEY] for revocation in self.primary.revocations}
-        if lost_for_good := self.applied - held:
-            self._fail(f"nobody has issued again what a worker had applied: {lost_for_good}")
             for sid in worker.manager.worker.cache._tombs.get(SHARD, ()):
                 truth = self.primary.truth(sid).stored
                 if truth is not None and truth.snapshot.ended is None:
                     self._fail(f"{worker.name} knows that {sid} has ended, and it lives")
+        held = {revocation.position.event[:EVENT_KEY] for revocation in self.primary.revocations}
+        if lost_for_good := self.applied - held:
+            self._fail(f"nobody has issued again what a worker had applied: {lost_for_good}")
         logged = {self.primary._name_of(entry) for entry in self.primary.history}
         for operation in self.primary.operations.values():
             is_due = operation.is_acknowledged and operation.kind in ("write", "login", "rotate")

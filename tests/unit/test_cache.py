@@ -792,6 +792,18 @@ def test_a_revocation_that_was_read_from_the_log_kills_too() -> None:
     assert is_dead(world)
 
 
+def test_a_session_ahead_of_the_control_log_is_not_served_before_a_repair() -> None:
+    """Its worker has applied an entry that is missing here; if no repair finds it, the session is dead."""
+    world = World.proved()
+    signed_in(world, control=Position((9_999_999, 0), event_id(9)).text())
+    assert world.cache.lookup(A, 1.0) is None
+    cached = world.cache.newest(A)
+    assert cached is not None
+    assert not world.cache.judge(cached)
+    assert world.cache.judge(cached, is_final=True)
+    assert is_dead(world)
+
+
 def test_who_waits_for_a_revocation_is_to_be_answered() -> None:
     """By the shard that it stands in: the control log, or that of a session which was revoked by itself."""
     world = World.proved()
