@@ -11,10 +11,16 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import ip_network
-from typing import Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from evsession.errors import ConfigError
+from evsession.events import Actor
 from evsession.keys import Secret, check_secret
+
+if TYPE_CHECKING:
+    from starlette.requests import HTTPConnection
+else:  # whoever resolves the annotations of a policy, such as pydantic-settings, finds no name missing
+    HTTPConnection = Any
 
 OnLimit = Literal["evict_oldest", "reject"]
 OnOutage = Literal["refuse", "stale", "anonymous"]
@@ -267,8 +273,8 @@ class AuditPolicy:
     """
 
     redact: tuple[str, ...] = DEFAULT_REDACT
-    context: Callable[..., Mapping[str, Any]] | None = None
-    actor: Callable[..., Any] | None = None
+    context: Callable[[HTTPConnection], Mapping[str, Any]] | None = None
+    actor: Callable[[HTTPConnection], Actor | None] | None = None
     address: Address = "truncated"
     trusted_proxies: tuple[str, ...] = ()
     max_user_agent: int = 256

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Mapping
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from starlette.requests import HTTPConnection
 
@@ -166,7 +166,8 @@ def actor_of(scope: Mapping[str, Any] | None, policy: AuditPolicy, actor: Actor 
 
 def _provided_actor(scope: Mapping[str, Any], policy: AuditPolicy) -> Actor | None:
     try:
-        found = policy.actor(HTTPConnection(dict(scope))) if policy.actor is not None else None
+        # What an untyped application returns may be anything.
+        found = cast("object", None if policy.actor is None else policy.actor(HTTPConnection(dict(scope))))
     except Exception as error:
         log.error("actor= raised %s; the event goes without", _described(error))
         return None

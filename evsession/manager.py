@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypedDict, Unpack
 
 from evsession.archive import open_archive
 from evsession.audit import Audit
@@ -66,6 +66,20 @@ class Stats:
     retries: int
     open: int
     closed: int
+
+
+class Options(TypedDict, total=False):
+    """What `SessionManager.from_url` and `from_env` hand on to the constructor."""
+
+    secret_key: Secret | Sequence[Secret] | None
+    application: str | None
+    policy: SessionPolicy | None
+    cookie: CookiePolicy | None
+    cache: CachePolicy | None
+    audit: AuditPolicy | None
+    allowed_origins: Sequence[str]
+    transports: Sequence[Purpose]
+    clock: Callable[[], float]
 
 
 class SessionManager(Desk):
@@ -142,7 +156,12 @@ class SessionManager(Desk):
 
     @classmethod
     def from_url(
-        cls, url: str, *, namespace: str = "evsession", patience: StorePolicy | None = None, **options: Any
+        cls,
+        url: str,
+        *,
+        namespace: str = "evsession",
+        patience: StorePolicy | None = None,
+        **options: Unpack[Options],
     ) -> Self:
         """Return a manager on ``memory://``, ``embedded://[directory]``, ``redis://``, ``rediss://`` or ``unix://``.
 
@@ -157,12 +176,20 @@ class SessionManager(Desk):
         return cls(store, namespace=namespace, patience=patience, **options)
 
     @classmethod
-    def from_env(cls, prefix: str = "EVSESSION_", **options: Any) -> Self:
+    def from_env(
+        cls,
+        prefix: str = "EVSESSION_",
+        *,
+        namespace: str | None = None,
+        patience: StorePolicy | None = None,
+        **options: Unpack[Options],
+    ) -> Self:
         """Return a manager from ``EVSESSION_URL``, ``EVSESSION_NAMESPACE`` and ``EVSESSION_SECRET_KEY``.
 
-        Several secret keys are separated by spaces, the one that signs first. ``EVSESSION_ARCHIVE`` is the place of the
-        archive and ``EVSESSION_AUDIT_KEY`` the key for heads, unless `audit` is given. An auditor who has only the
-        latter can read and verify, and no more.
+        What is given here counts before the environment; `options` are those of the constructor. Several secret keys
+        are separated by spaces, the one that signs first. ``EVSESSION_ARCHIVE`` is the place of the archive and
+        ``EVSESSION_AUDIT_KEY`` the key for heads, unless `audit` is given. An auditor who has only the latter can read
+        and verify, and no more.
 
         Raises:
             ConfigError: no URL is set, or a setting is wrong.
@@ -171,8 +198,6 @@ class SessionManager(Desk):
         if url is None:
             msg = f"the environment has no {prefix}URL; set it, for example {prefix}URL=redis://localhost:6379/0"
             raise ConfigError(msg)
-        if namespace := os.environ.get(f"{prefix}NAMESPACE"):
-            options.setdefault("namespace", namespace)
         if keys := os.environ.get(f"{prefix}SECRET_KEY", "").split():
             options.setdefault("secret_key", keys)
         audit_keys = tuple(os.environ.get(f"{prefix}AUDIT_KEY", "").split())
@@ -181,7 +206,9 @@ class SessionManager(Desk):
         archive = os.environ.get(f"{prefix}ARCHIVE")
         if archive or audit_keys:
             options.setdefault("audit", AuditPolicy(archive=archive, key=audit_keys or None))
-        return cls.from_url(url, **options)
+        if namespace is None:
+            namespace = os.environ.get(f"{prefix}NAMESPACE") or "evsession"
+        return cls.from_url(url, namespace=namespace, patience=patience, **options)
 
     # ── its life ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

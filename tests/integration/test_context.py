@@ -93,7 +93,7 @@ def _raise(connection: HTTPConnection) -> Any:
         AuditPolicy(context=lambda _: 1),  # type: ignore[arg-type,return-value]
         AuditPolicy(context=lambda _: {"a": object()}),
         AuditPolicy(context=lambda _: {"a": "x" * 5_000}),
-        AuditPolicy(actor=lambda _: "joe"),
+        AuditPolicy(actor=lambda _: "joe"),  # type: ignore[arg-type,return-value]
     ],
 )
 async def test_a_provider_that_fails_breaks_nothing(policy: AuditPolicy, caplog: pytest.LogCaptureFixture) -> None:

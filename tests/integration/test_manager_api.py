@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import anyio
@@ -23,6 +24,7 @@ from evsession import (
     Unsupported,
 )
 from evsession.errors import InvalidUserId
+from evsession.manager import Options
 from evsession.revocation import NOTHING
 from evsession.store import Commit, CommitReply
 from evsession.stores.memory import MemoryStore
@@ -416,6 +418,12 @@ async def test_a_manager_from_the_environment(server: Server, monkeypatch: pytes
     assert SessionManager.from_env("SHOP_", namespace="other").worker.keys.namespace == "other"
     async with manager:
         assert (await manager.health()).ready
+
+
+def test_every_option_can_be_given_with_a_url() -> None:
+    """Type checkers know them there too: a new one of the constructor needs its line in `Options`."""
+    named = {"self", "store", "namespace", "patience"}
+    assert Options.__annotations__.keys() == signature(SessionManager.__init__).parameters.keys() - named
 
 
 def test_an_environment_without_a_url_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:

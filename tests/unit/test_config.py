@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, fields
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -40,6 +40,12 @@ def test_policies_are_frozen_and_keyword_only(policy: Any) -> None:
         policy("positional")
     assert made == policy()
     assert not hasattr(made, "__dict__")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_types_of_a_policy_can_be_resolved(policy: Any) -> None:
+    """As pydantic-settings does, where a policy is a field of an app's own settings."""
+    assert get_type_hints(policy).keys() == {field.name for field in fields(policy)}
 
 
 def test_the_defaults_are_those_of_the_standards() -> None:
