@@ -27,6 +27,8 @@ PURE = $(shell $(BIN)/python -c 'import tomllib; \
 	print(*next(c["source_modules"] for c in contracts if c["id"] == "pure"))')
 CORE_TESTS = $(wildcard tests/unit tests/property)
 QUICK_TESTS = $(wildcard tests/unit tests/property tests/contract)
+# Type-checked where what they are about is installed: `make frameworks`.
+BESIDE = $(addprefix examples/,litestar_app.py oauth_login.py admin_sqladmin.py admin_starlette_admin.py)
 OTHER_TESTS = tests $(CORE_TESTS:%=--ignore=%) --ignore=tests/benchmarks
 
 .PHONY: help test test-all frameworks lint core-tests other-tests demo demo-check bench clean
@@ -38,7 +40,8 @@ test: lint core-tests other-tests ## Lint and test with the default Python, then
 	@for v in $(OTHERS); do $(MAKE) --no-print-directory quick-$$v; done
 
 frameworks: $(BIN)/.frameworks ## Test beside Litestar, Authlib, sqladmin and starlette-admin
-	$(BIN)/mypy $(addprefix examples/,litestar_app.py oauth_login.py admin_sqladmin.py admin_starlette_admin.py)
+	$(BIN)/mypy $(BESIDE)
+	$(BIN)/pyright --pythonpath $(BIN)/python $(BESIDE)
 	$(BIN)/python -m pytest tests/integration/test_frameworks.py
 
 test-all: frameworks ## Run every test with every CPython found, 3.11 or later
@@ -48,6 +51,7 @@ lint: $(BIN)/.dev ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python $(filter-out $(BESIDE),$(wildcard examples/*.py))
 	$(BIN)/lint-imports
 
 core-tests: $(BIN)/.dev
