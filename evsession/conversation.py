@@ -43,6 +43,9 @@ CLOSE: Final[list[Message]] = [{"type": "websocket.close", "code": 1013, "reason
 REFUSED: Final = (StoreUnavailable, SessionLimitReached, CorruptSnapshot, UnknownFormat)
 """What a commit may meet through no fault of the handler: it is answered with 503."""
 
+NO_FAULT: Final = (SessionEnded, *REFUSED)
+"""What a handler may let out of its own `save`, `revalidate` or `revoke_user`, as it can do nothing about it."""
+
 _NO_PLAN: Final = Plan()
 
 log = logging.getLogger("evsession.request")
@@ -102,6 +105,9 @@ class Conversation:
         try:
             if isinstance(error, WebSocketDisconnect):
                 await self.commit_late()  # how a socket that nobody closed ends
+            elif isinstance(error, NO_FAULT) and not self._exchange.started:
+                await self._excuse(error)
+                return
             else:
                 await self._after_error(error)
         finally:
@@ -223,8 +229,24 @@ class Conversation:
             if self._lost is not None and plan:  # a request that was refused is not half carried out
                 raise self._lost
             await exchange.commit(plan)
-        except (SessionEnded, ResponseStarted, *REFUSED) as error:
+        except (ResponseStarted, *NO_FAULT) as error:
             self._dropped(plan, error)
+
+    async def _excuse(self, error: EvsessionError) -> None:
+        """Answer in the place of a handler that an outage or the session's end has stopped, as the commit would."""
+        await self._after_error(error)
+        if plan := self._pending():
+            self._dropped(plan, error)
+        else:
+            log.warning("a handler could not go on: %s", error)
+        await self._answered(error, default=True)
+
+    def _pending(self) -> Plan:
+        try:
+            return self._exchange.session.plan()
+        except EvsessionError as error:
+            log.warning("what a handler left could not have been committed: %s", error)
+            return _NO_PLAN
 
     async def _after_error(self, error: BaseException) -> None:
         """After an unhandled exception: an end and a rotation survive it, other changes only by policy."""

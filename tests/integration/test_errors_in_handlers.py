@@ -330,6 +330,85 @@ async def test_save_raises_where_the_handler_can_do_something(mortal: tuple[Serv
     assert await types_of(manager, browser.session_id) == ["created", "updated"]
 
 
+async def test_an_outage_that_a_handler_lets_out_is_answered_like_one_at_the_commit(
+    mortal: tuple[Server, SessionManager], caplog: pytest.LogCaptureFixture
+) -> None:
+    """503 with Retry-After, not 500: to save early is no reason to handle outages oneself."""
+    server, manager = mortal
+    app, browser = app_of(manager), Browser()
+    await browser.visit(app, lambda session: session.update(n=1))
+
+    async def act(session: Session) -> None:
+        session["pin"] = "1234"
+        server.pause()
+        await session.save()
+
+    answer = await browser.visit(app, act)
+    server.resume()
+    assert (answer.status, answer.header("retry-after"), answer.set_cookie) == (503, "1", None)
+    assert 'dropped changes of keys ["pin"]' in caplog.text
+    assert manager.stats().counts.dropped_changes == 1
+
+
+async def test_a_handler_that_dropped_nothing_is_answered_likewise(
+    mortal: tuple[Server, SessionManager], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Revoking and revalidating need the server too; nothing is counted as lost."""
+    server, manager = mortal
+    app, browser = app_of(manager, on_error=sorry), Browser()
+    await browser.visit(app, lambda session: session.update(n=1))
+
+    async def act(_: Session) -> None:
+        server.pause()
+        await manager.revoke_user(42)
+
+    answer = await browser.visit(app, act)
+    server.resume()
+    assert (answer.status, answer.body) == (503, b"later")
+    assert manager.stats().counts.dropped_changes == 0
+    assert "a handler could not go on" in caplog.text
+
+
+async def test_a_login_that_was_revoked_meanwhile_is_answered_like_one_at_the_commit(manager: SessionManager) -> None:
+    """Its own `save` raises; not handled, the client is asked to come back, and has no cookie."""
+    app, browser = app_of(manager), Browser()
+    await browser.visit(app, lambda session: session.update(n=1))
+
+    async def act(session: Session) -> None:
+        await manager.revoke(session)
+        session.login(42)
+        await session.save()
+
+    answer = await browser.visit(app, act)
+    assert (answer.status, answer.header("retry-after"), answer.set_cookie) == (503, "1", None)
+
+
+async def test_a_logout_survives_a_handler_that_was_stopped(manager: SessionManager) -> None:
+    """As it survives any other error."""
+    app, browser = app_of(manager), Browser()
+    await browser.visit(app, lambda session: session.login(42))
+
+    async def act(session: Session) -> None:
+        session.logout()
+        raise StoreUnavailable(timedelta(seconds=1), "somewhere else")
+
+    assert (await browser.visit(app, act)).status == 503
+    assert await manager.get(browser.session_id) is None
+
+
+async def test_an_outage_after_the_response_has_started_is_raised_on(manager: SessionManager) -> None:
+    """Nobody can be told any more: the server ends the response."""
+    browser = Browser()
+
+    async def act(_: Session) -> Response:
+        async def after() -> None:
+            raise StoreUnavailable(timedelta(seconds=1))
+
+        return PlainTextResponse("", background=BackgroundTask(after))
+
+    assert (await browser.visit(app_of(manager), act, fails=StoreUnavailable)).status == 200
+
+
 async def test_a_visitor_who_counts_as_anonymous_in_an_outage_gets_no_other_cookie() -> None:
     """Not even if the store is back when the handler writes: 503, and the good cookie stays what it is."""
     cache = CachePolicy(max_staleness=timedelta(milliseconds=50), on_outage="anonymous")
