@@ -237,7 +237,7 @@ class SessionMiddleware:
         except ConfigError as error:
             await receive()
             await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
+            raise  # as Starlette does: to its TestClient the message alone is no failure
 
         async def stop_first(message: Message) -> None:
             if message["type"].startswith("lifespan.shutdown."):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
+from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evsession import ConfigError, CookiePolicy, Health, SessionManager, SessionMiddleware, session_of
@@ -95,7 +96,8 @@ async def test_two_managers_with_one_cookie_are_a_mistake() -> None:
 
 
 async def _run(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    await app(scope, receive, send)
+    with suppress(ConfigError):  # servers go by what they were told before
+        await app(scope, receive, send)
 
 
 @asynccontextmanager
@@ -171,6 +173,15 @@ async def test_a_start_with_another_applications_namespace_fails(server: Server)
     assert message["type"] == "lifespan.startup.failed"
     assert "'shop', not 'blog'" in message["message"]
     await until(lambda: _connections(server) == 0, "the connections to end")
+
+
+async def test_a_test_client_does_not_begin_with_a_manager_that_cannot_start(server: Server) -> None:
+    """The message alone is no failure to it, so the error is raised as well."""
+    async with SessionManager.from_url(server.url, secret_key=KEY, namespace="shop"):
+        pass
+    app = app_of(SessionManager.from_url(server.url, secret_key="another " * 5, namespace="shop"))
+    with pytest.raises(ConfigError, match="none of the secret keys"):
+        await anyio.to_thread.run_sync(TestClient(app).__enter__)
 
 
 async def test_a_start_with_two_managers_of_one_cookie_fails() -> None:
