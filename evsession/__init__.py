@@ -16,6 +16,8 @@ if TYPE_CHECKING:
         CorruptArchive,
         CorruptSnapshot,
         EvsessionError,
+        InvalidUserId,
+        LogTrimmed,
         ResponseStarted,
         SessionConflict,
         SessionDetached,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from evsession.info import SessionInfo
     from evsession.manager import Health, SessionManager, Stats
     from evsession.middleware import SessionMiddleware, session_of
+    from evsession.revocation import Receipt
     from evsession.session import Session
     from evsession.stores.memory import MemoryStore
     from evsession.stores.redis import RedisStore
@@ -40,15 +43,16 @@ _HOMES: Final = {
     "config": ("AuditPolicy", "CachePolicy", "CookiePolicy", "SessionPolicy", "StorePolicy"),
     "errors": (
         "ArchiveUnavailable", "CodecError", "ConfigError", "ConnectionClosed", "CorruptArchive", "CorruptSnapshot",
-        "EvsessionError", "ResponseStarted", "SessionConflict", "SessionDetached", "SessionEnded", "SessionError",
-        "SessionInvalid",
-        "SessionLimitReached", "SessionTooLarge", "StoreUnavailable", "UnknownFormat", "Unsupported",
+        "EvsessionError", "InvalidUserId", "LogTrimmed", "ResponseStarted", "SessionConflict", "SessionDetached",
+        "SessionEnded", "SessionError", "SessionInvalid", "SessionLimitReached", "SessionTooLarge", "StoreUnavailable",
+        "UnknownFormat", "Unsupported",
     ),
     "events": ("Actor", "RecordedEvent"),
     "desk": ("NewSession",),
     "manager": ("Health", "SessionManager", "Stats"),
     "middleware": ("SessionMiddleware", "session_of"),
     "info": ("SessionInfo",),
+    "revocation": ("Receipt",),
     "session": ("Session",),
     "stores.memory": ("MemoryStore",),
     "stores.redis": ("RedisStore",),
@@ -69,8 +73,11 @@ __all__ = [
     "CorruptSnapshot",
     "EvsessionError",
     "Health",
+    "InvalidUserId",
+    "LogTrimmed",
     "MemoryStore",
     "NewSession",
+    "Receipt",
     "RecordedEvent",
     "RedisStore",
     "ResponseStarted",
