@@ -84,6 +84,8 @@ def test_the_readmes_app_answers() -> None:
         client.post("/cart/tea")
         assert client.post("/cart/honey").json() == ["tea", "honey"]
         assert client.get("/history").json() == ["authenticated", "updated", "updated"]
+        assert client.post("/sign-out-everywhere").json().startswith("1 of 1 workers")
+        assert client.post("/sign-out-everywhere").status_code == 401
 
 
 def test_the_readme_is_short() -> None:
