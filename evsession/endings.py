@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
@@ -25,6 +26,12 @@ Source: about 2 MB; the event follows a revocation within seconds, and a mass lo
 log = logging.getLogger("evsession.connections")
 
 
+@dataclass(slots=True, eq=False)
+class _Run:
+    life: anyio.CancelScope | None = None
+    """Made in its own task: whoever calls `tell` may be in no task, and anyio then knows of no event loop."""
+
+
 class Endings:
     """The application's own clean-up, one session after the other, in the background."""
 
@@ -32,7 +39,7 @@ class Endings:
         self._callbacks: list[OnEnded] = []
         self._told: OrderedDict[str, None] = OrderedDict()
         self._waiting: deque[tuple[str, Cause]] = deque()
-        self._life: anyio.CancelScope | None = None
+        self._run: _Run | None = None
 
     def add(self, callback: OnEnded) -> None:
         """Have one more function called."""
@@ -51,27 +58,27 @@ class Endings:
         if len(self._told) > REMEMBERED:
             self._told.popitem(last=False)
         self._waiting.append((sid, cause))
-        if self._life is None:
-            self._life = anyio.CancelScope()
-            home().spawn(self._run(self._life), "endings")
+        if self._run is None:
+            self._run = _Run()
+            home().spawn(self._tell_all(self._run), "endings")
 
     def stop(self) -> None:
         """Give up what was not told yet."""
         self._waiting.clear()
-        if self._life is not None:
-            self._life.cancel()
-            self._life = None
+        run, self._run = self._run, None
+        if run is not None and run.life is not None:
+            run.life.cancel()
 
-    async def _run(self, life: anyio.CancelScope) -> None:
+    async def _tell_all(self, run: _Run) -> None:
         try:
-            with life:
-                while self._waiting:
+            with anyio.CancelScope() as run.life:
+                while self._waiting and self._run is run:
                     sid, cause = self._waiting.popleft()
                     for callback in tuple(self._callbacks):
                         await _call(callback, sid, cause)
         finally:
-            if self._life is life:
-                self._life = None
+            if self._run is run:
+                self._run = None
 
 
 async def _call(callback: OnEnded, sid: str, cause: Cause) -> None:

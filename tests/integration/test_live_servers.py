@@ -420,3 +420,20 @@ async def test_open_connections_cost_no_commands(server: Server) -> None:
                 await mine.over()
             costs.append(store.calls - calls)
     assert min(costs) == 0
+
+
+def test_what_ends_elsewhere_is_told_of_under_plain_asyncio(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """As uvicorn runs it: nothing has told anyio of the event loop when the feed's message comes in."""
+    told: list[str] = []
+
+    async def serve() -> None:
+        async with two_workers(server.url) as (one, two):
+            two.on_ended(lambda sid, cause: told.append(sid))
+            for _ in range(5):
+                created = await one.create()
+                await one.revoke(created.id, timeout=timedelta(0))
+                await until(lambda sid=created.id: sid in told, "the other worker to tell")  # type: ignore[misc]
+
+    asyncio.run(serve())
+    assert len(told) == 5
+    assert not [record for record in caplog.records if record.name == "asyncio"], "the feed's connection broke"
