@@ -79,8 +79,13 @@ class Desk:
         return cached
 
     def stamp(self, scope: Mapping[str, Any] | None, actor: Actor | None = None) -> Stamp:
-        """Return who, where and when for an event of this connection, or of this program without one."""
-        worker = self.worker
+        """Return who, where and when for an event of this connection, or of this program without one.
+
+        What a handler does by its manager is of its request too.
+        """
+        worker, exchange = self.worker, current.get()
+        if scope is None and exchange is not None and exchange.manager is self:
+            scope = exchange.scope  # None once the request is over
         context = outside(worker.id) if scope is None else context_of(scope, self.audit_policy, worker.id)
         return worker.stamp(actor_of(scope, self.audit_policy, actor), context)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import anyio
 import pytest
 from starlette.requests import HTTPConnection
 
@@ -119,6 +120,57 @@ async def test_a_login_can_say_who_did_it() -> None:
     await browser.visit(app_of(manager), lambda session: session.login(42, actor=Actor.admin("joe")))
     (event,) = await manager.audit.history(browser.session_id)
     assert event.actor == Actor.admin("joe")
+
+
+async def test_what_a_handler_does_by_its_manager_is_of_its_request_too() -> None:
+    """Where from and by whom: to make, change and revoke other sessions, by id or by name."""
+    manager, browser = in_memory(audit=AuditPolicy(actor=lambda _: Actor.admin("joe"))), Browser()
+    ids: list[str] = []
+
+    async def act(_: Session) -> None:
+        other = await manager.create(user_id=42)
+        await manager.update(other.id, lambda data: data.update(n=1))
+        async with manager.edit(other.id) as data:
+            data["n"] = 2
+        await manager.revoke(other.id)
+        ids.append(other.id)
+        await manager.revoke_user(43)
+
+    await browser.visit(app_of(manager), act, "/admin")
+    events = [
+        *await manager.audit.history(ids[0]),
+        *[one async for one in manager.audit.replay(types=["named_revoked"])],
+    ]
+    assert [event.type for event in events] == ["authenticated", "updated", "updated", "ended", "named_revoked"]
+    for event in events:
+        assert (event.actor, event.context["route"]) == (Actor.admin("joe"), "/{path}")
+        assert event.context["address"] == "203.0.113.0"
+
+
+async def test_what_another_manager_does_in_a_request_is_not_of_it() -> None:
+    """Nor what outlives the request."""
+    manager, other, browser = in_memory(audit=AuditPolicy(actor=lambda _: Actor.admin("joe"))), in_memory(), Browser()
+    over = anyio.Event()
+
+    async def later(session_id: str | None) -> None:
+        await over.wait()
+        assert session_id is not None
+        await manager.update(session_id, lambda data: data.update(late=1))
+
+    async with anyio.create_task_group() as tasks:
+
+        async def act(session: Session) -> str:
+            session["n"] = 1
+            await session.save()
+            tasks.start_soon(later, session.info.id)
+            return (await other.create(user_id=42)).id
+
+        elsewhere = (await browser.visit(app_of(manager), act)).json
+        over.set()
+    last = (await manager.audit.history(browser.session_id))[-1]
+    (made,) = await other.audit.history(elsewhere)
+    assert (set(last.context), last.actor) == ({"worker"}, None)
+    assert (set(made.context), made.actor) == ({"worker"}, None)
 
 
 async def test_names_of_keys_never_break_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
