@@ -37,7 +37,10 @@ from evsession import (
 from evsession import starlette as drop_in
 from evsession.audit import Audit
 from evsession.cli.app import app
+from evsession.config import DEFAULT_REDACT
 from evsession.events import Cause
+from evsession.export.parquet import SCHEMA
+from evsession.proof import FaultKind
 from evsession.stores.redis.keys import Keys
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +85,7 @@ IN_WORDS: dict[str, dict[Any, str]] = {
     "renew_after": {None: "never"},
     "max_sessions": {None: "no limit"},
     "key": {None: "the secret key"},
-    "redact": {evsession.config.DEFAULT_REDACT: "`DEFAULT_REDACT`"},
+    "redact": {DEFAULT_REDACT: "`DEFAULT_REDACT`"},
     "name": {"__Host-session": "`__Host-session`"},
     "path": {"/": "`/`"},
 }
@@ -220,6 +223,30 @@ def test_the_page_on_the_layout_names_every_key(slot: str) -> None:
     """A key that nobody explains looks like somebody else's."""
     page = text_of("reference/layout.md")
     assert any(f"`{getattr(Keys('ns', shard), slot).decode()}" in page for shard in ("NN", "ctl"))
+
+
+# ── the trail ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_page_on_integrity_names_each_fault() -> None:
+    """Each that `verify` may report, and none that it does not."""
+    listed = [ticked(row[0])[0] for row in list(rows(section(text_of("explanation/integrity.md"), "The faults")))[1:]]
+    assert sorted(listed) == sorted(get_args(FaultKind))
+
+
+def test_the_page_on_siems_names_each_column() -> None:
+    """In the order of the file, so that a reader may copy them."""
+    page = section(text_of("how-to/siem.md"), "Ask questions")
+    columns = [field.name for field in SCHEMA]
+    assert [name for name in ticked(page) if name in columns][: len(columns)] == columns
+
+
+def test_the_page_on_redaction_names_what_is_redacted() -> None:
+    """A name that it promises to hide is hidden."""
+    (line,) = [line for line in text_of("how-to/redaction.md").split("\n- ") if line.startswith("The default has")]
+    promised = [name for name in ticked(line) if "." not in name and "=" not in name]
+    assert promised
+    assert set(promised) <= set(DEFAULT_REDACT)
 
 
 # ── everywhere ───────────────────────────────────────────────────────────────────────────────────────────────────────
