@@ -8,12 +8,12 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from starlette.requests import HTTPConnection
-from starlette.types import Message, Receive, Send
+from starlette.types import Message, Send
 from starlette.websockets import WebSocketDisconnect
 
 from evsession.cookies import Headers, append_vary, forbid_store
@@ -34,9 +34,6 @@ from evsession.renewing import renew
 from evsession.session import Session
 from evsession.standing import TRANSIENT
 
-OnError = Callable[[HTTPConnection, EvsessionError], Any]
-"""Answers errors that only the commit knows: gets the connection and the error, returns an ASGI response or None."""
-
 CLOSE: Final[list[Message]] = [{"type": "websocket.close", "code": 1013, "reason": "try again later"}]
 """Closes a WebSocket whose session cannot be served now.  Source: IANA's registry of close codes, 1013."""
 
@@ -51,36 +48,29 @@ _NO_PLAN: Final = Plan()
 log = logging.getLogger("evsession.request")
 
 
-class Conversation:
-    """One request or WebSocket on its way through: what goes out is held back where a commit must come first."""
+class Conversation(Exchange):
+    """An exchange on its way through: what goes out is held back where a commit must come first.
 
-    __slots__ = ("_exchange", "_is_replaced", "_line", "_lost", "_on_error", "_receive", "_scope", "_send")
+    It is its own exchange, as every object more is paid for by each cached read.
+    """
 
-    def __init__(self, exchange: Exchange, receive: Receive, send: Send, on_error: OnError | None) -> None:
-        self._exchange = exchange
-        self._on_error = on_error
-        self._scope = exchange.scope
-        self._receive = receive
-        self._send = send
-        self._is_replaced = False
-        self._line: Line | None = None
-        self._lost: EvsessionError | None = None
+    __slots__ = ()
 
     @property
     def line(self) -> Line:
         """What the client is on; made when it is first needed, as most requests never ask for it."""
         if self._line is None:
-            self._line = Line(self._exchange, self._receive, self._send)
+            self._line = Line(self, self.receive, self.send)
         return self._line
 
     def receive_http(self) -> Awaitable[Message]:
         """Receive a part of the request."""
-        return self.line.receive_http()
+        return self.receive() if self.is_over else self.line.receive_http()
 
     async def end(self) -> None:
         """Be over, as the application is."""
         line = self._line
-        if line is not None and line.is_cut() and not self._is_replaced:
+        if line is not None and line.is_cut() and not self.is_replaced:
             await self._answer_cut()
         await self.commit_late()
         if line is not None:
@@ -88,13 +78,12 @@ class Conversation:
 
     async def _answer_cut(self) -> None:
         """Answer a request that was cut off and whose handler left it at that."""
-        exchange = self._exchange
-        verdict = exchange.connection.verdict if exchange.connection is not None else None
-        self._is_replaced = exchange.started = True
+        verdict = self.connection.verdict if self.connection is not None else None
+        self.is_replaced = self.started = True
         error = StoreUnavailable(RETRY_AFTER) if verdict is None or verdict in TRANSIENT else SessionEnded(verdict)
         with suppress(*HUNG_UP):
             for message in unavailable_response((), error):
-                await self._send(message)
+                await self.send(message)
 
     async def fail(self, error: BaseException) -> None:
         """Commit what survives what the application raised, and raise it on unless it was but its way to end."""
@@ -105,7 +94,7 @@ class Conversation:
         try:
             if isinstance(error, WebSocketDisconnect):
                 await self.commit_late()  # how a socket that nobody closed ends
-            elif isinstance(error, NO_FAULT) and not self._exchange.started:
+            elif isinstance(error, NO_FAULT) and not self.started:
                 await self._excuse(error)
                 return
             else:
@@ -117,59 +106,57 @@ class Conversation:
 
     def send_http(self, message: Message) -> Awaitable[None]:
         """Send a part of a response; its start waits for the commit."""
-        exchange = self._exchange
         if message["type"] == "http.response.start":
-            session = exchange.session
+            session = self.session
             is_changed = session.might_differ()
-            if is_changed or exchange.cookie or exchange.bearer or exchange.mends or exchange.is_due:
+            if is_changed or self.cookie or self.bearer or self.mends or self.is_due:
                 return self._commit_and_start(message, is_changed=is_changed)
-            exchange.started = True
+            self.started = True
             if session.accessed:
                 message["headers"] = headers = list(message.get("headers", ()))
-                append_vary(headers, exchange.manager.vary)
+                append_vary(headers, self.manager.vary)
             if session.base is not None and is_event_stream(message):
                 return self.line.start_stream(message)
-        elif self._is_replaced:
+        elif self.is_replaced:
             return _nothing()
         elif self._line is not None and self._line.is_live:
             return self._line.send(message)
-        return self._send(message)
+        return self.send(message)
 
     def send_websocket(self, message: Message) -> Awaitable[None]:
         """Send a message; the handshake's end waits for the commit."""
-        if self._is_replaced:
+        if self.is_replaced:
             return _nothing()
-        if message["type"] == "websocket.accept" and not self._exchange.started:
-            return self._commit_and_start(message, is_changed=self._exchange.session.might_differ())
+        if message["type"] == "websocket.accept" and not self.started:
+            return self._commit_and_start(message, is_changed=self.session.might_differ())
         return self.line.send(message)
 
     async def _commit_and_start(self, message: Message, *, is_changed: bool) -> None:
-        exchange, session = self._exchange, self._exchange.session
+        session = self.session
         if is_changed and not await self._commit():
             return
-        if exchange.is_due:
-            await renew(exchange)
-        exchange.mend()
-        exchange.started = True
+        if self.is_due:
+            await renew(self)
+        self.mend()
+        self.started = True
         headers = message["headers"] = list(message.get("headers", ()))
         self._add_to(headers)
         if session.accessed or is_changed:
-            append_vary(headers, exchange.manager.vary)
-        if self._scope["type"] == "websocket":
+            append_vary(headers, self.manager.vary)
+        if self.scope["type"] == "websocket":
             self.line.join()
             await self.line.send(message)
         elif session.base is not None and is_event_stream(message):
             await self.line.start_stream(message)
         else:
-            await self._send(message)
+            await self.send(message)
 
     async def _commit(self) -> bool:
         """Commit before the response starts; return whether the application's own response may go out."""
-        exchange = self._exchange
         plan = _NO_PLAN
         try:
-            plan = exchange.session.plan()
-            await exchange.commit(plan)
+            plan = self.session.plan()
+            await self.commit(plan)
         except SessionEnded as error:
             self._dropped(plan, error)
             if plan.login is not None:
@@ -180,55 +167,53 @@ class Conversation:
         except EvsessionError as error:
             if not await self._answered(error, default=False):
                 raise
-            exchange.session.dropped()
+            self.session.dropped()
             return False
         return True
 
     async def _answered(self, error: EvsessionError, *, default: bool) -> bool:
         """Answer an error in the application's place; return whether that was done."""
-        if self._scope["type"] == "websocket":
-            await tell(self._send, CLOSE if default else ())
-            self._is_replaced = default
+        if self.scope["type"] == "websocket":
+            await tell(self.send, CLOSE if default else ())
+            self.is_replaced = default
             return default
         response = None
-        if self._on_error is not None:
-            response = self._on_error(HTTPConnection(self._scope), error)
+        if self.on_error is not None:
+            response = self.on_error(HTTPConnection(self.scope), error)
             if inspect.isawaitable(response):
                 response = await response
         if response is None and not default:
             return False
-        self._is_replaced = self._exchange.started = True
+        self.is_replaced = self.started = True
         if response is not None:
-            await response(self._scope, self._receive, self._with_news)
+            await response(self.scope, self.receive, self._with_news)
         else:
-            await tell(self._send, unavailable_response(self._exchange.carried(), error))
+            await tell(self.send, unavailable_response(self.carried(), error))
         return True
 
     async def _with_news(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = message["headers"] = list(message.get("headers", ()))
             self._add_to(headers)
-        await self._send(message)
+        await self.send(message)
 
     def _add_to(self, headers: Headers) -> None:
         """Add what the client must be told: its cookie, or its token and version."""
-        exchange = self._exchange
-        if carried := exchange.carried():
+        if carried := self.carried():
             headers += carried
             forbid_store(headers)
-            if exchange.cookie:
-                exchange.manager.warn_about_insecure(self._scope)
+            if self.cookie:
+                self.manager.warn_about_insecure(self.scope)
 
     async def commit_late(self) -> None:
         """Commit what was set while the body streamed, or in a background task."""
-        exchange = self._exchange
-        exchange.started = True
+        self.started = True
         plan = _NO_PLAN
         try:
-            plan = exchange.session.plan()
-            if self._lost is not None and plan:  # a request that was refused is not half carried out
-                raise self._lost
-            await exchange.commit(plan)
+            plan = self.session.plan()
+            if self.lost is not None and plan:  # a request that was refused is not half carried out
+                raise self.lost
+            await self.commit(plan)
         except (ResponseStarted, *NO_FAULT) as error:
             self._dropped(plan, error)
 
@@ -243,44 +228,42 @@ class Conversation:
 
     def _pending(self) -> Plan:
         try:
-            return self._exchange.session.plan()
+            return self.session.plan()
         except EvsessionError as error:
             log.warning("what a handler left could not have been committed: %s", error)
             return _NO_PLAN
 
     async def _after_error(self, error: BaseException) -> None:
         """After an unhandled exception: an end and a rotation survive it, other changes only by policy."""
-        exchange = self._exchange
-        if not isinstance(error, Exception) or not exchange.session.might_differ():
+        if not isinstance(error, Exception) or not self.session.might_differ():
             return
         try:
-            keeps = exchange.manager.policy.keep_on_error
-            plan = exchange.session.plan() if keeps else exchange.session.surviving()
-            exchange.started = True
-            await exchange.commit(plan)
+            keeps = self.manager.policy.keep_on_error
+            plan = self.session.plan() if keeps else self.session.surviving()
+            self.started = True
+            await self.commit(plan)
         except EvsessionError as second:
             log.warning("after an error in the handler the session could not be committed: %s", second)
 
     def _dropped(self, plan: Plan, error: EvsessionError) -> None:
-        self._lost = error
-        worker = self._exchange.manager.worker
+        self.lost = error
+        worker = self.manager.worker
         worker.counts.dropped_changes += 1
-        base = self._exchange.session.base
-        sid = self._exchange.ticket.sid if self._exchange.ticket is not None else None
+        base = self.session.base
+        sid = self.ticket.sid if self.ticket is not None else None
         log.warning(
             "dropped changes of keys %s in session %s: %s",
             _named(plan.keys), base.snapshot.sid if base is not None else sid, error,
         )  # fmt: skip
-        self._exchange.session.dropped()
+        self.session.dropped()
 
     def log(self) -> None:
         """Write the line of this request; only for debugging, as it names keys."""
-        exchange = self._exchange
-        session: Session = exchange.session
+        session: Session = self.session
         base = session.base
         log.debug(
             "session=%s source=%s version=%s keys=%s",
-            base.snapshot.sid if base is not None else None, exchange.source,
+            base.snapshot.sid if base is not None else None, self.source,
             base.snapshot.version if base is not None else 0, _named(session),
         )  # fmt: skip
 

@@ -397,7 +397,7 @@ class Desk:
 
     def _count_as_known(self, position: Position) -> None:
         exchange, entry = current.get(), self.worker.cache.control.entry(position.event)
-        if exchange is not None and exchange.manager is self and entry is not None:
+        if exchange is not None and not exchange.is_over and exchange.manager is self and entry is not None:
             exchange.has_revoked(entry)
 
     async def _receipt(

@@ -8,6 +8,9 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from starlette.requests import HTTPConnection
+from starlette.types import Receive, Send
+
 from evsession.bearer import news
 from evsession.cache import Cached
 from evsession.canonical import check_size, dumps
@@ -37,27 +40,37 @@ from evsession.worker import milliseconds
 
 if TYPE_CHECKING:
     from evsession.connections import Connection
+    from evsession.line import Line
     from evsession.manager import SessionManager
 
 log = logging.getLogger("evsession.request")
 
 NO_COOKIE: Final = b""
 
+OnError = Callable[[HTTPConnection, EvsessionError], Any]
+"""Answers errors that only the commit knows: gets the connection and the error, returns an ASGI response or None."""
+
 
 class Exchange:
     """Binds a session to the connection that it was loaded for; ends with it."""
 
     __slots__ = (
-        "_revoked", "bearer", "cached", "connection", "control", "cookie", "is_due", "is_former", "is_over", "issued",
-        "manager", "mends", "raw", "root", "scope", "session", "source", "started", "ticket", "transport",
+        "_line", "_revoked", "bearer", "cached", "connection", "control", "cookie", "is_due", "is_former", "is_over",
+        "is_replaced", "issued", "lost", "manager", "mends", "on_error", "raw", "receive", "root", "scope", "send",
+        "session", "source", "started", "ticket", "transport",
     )  # fmt: skip
 
     new_session: ClassVar[Callable[..., Session]] = Session
     """Makes the session that a handler gets: policy, snapshot, whether that is flat, whether the token was dead."""
 
-    def __init__(self, manager: SessionManager, scope: Any) -> None:
+    def __init__(
+        self, manager: SessionManager, scope: Any, receive: Receive, send: Send, on_error: OnError | None = None
+    ) -> None:
         self.manager = manager
         self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.on_error = on_error
         self.ticket: Ticket | None = None
         """What the cookie says; None without a good one."""
         self.raw = b""
@@ -76,7 +89,7 @@ class Exchange:
         """The bearer token that the response hands out."""
         self.transport: Purpose = manager.transports[0]
         """How the token came; without one, how a new session's is to be handed out."""
-        self._revoked: list[Revocation] = []
+        self._revoked: tuple[Revocation, ...] = ()
         """What this very request has revoked: whoever signs in with it does so knowing."""
         self.root = ""
         """The secret, if this exchange has made one, from which all that its client may still use are renewed."""
@@ -84,6 +97,11 @@ class Exchange:
         self.mends = False
         self.is_due = self.is_former = False
         self.is_over = False
+        self.is_replaced = False
+        """Whether the client got another answer than the application's."""
+        self.lost: EvsessionError | None = None
+        """Why changes of this request were dropped."""
+        self._line: Line | None = None
         self.source = "none"
 
     def choose(self, cookie: Found, bearer: Found) -> Found:
@@ -163,7 +181,8 @@ class Exchange:
         Source: without cycles a cached read takes 10 % less (measured); the collector's runs come on top.
         """
         self.is_over = True
-        self.scope = None
+        self.scope = self._line = None
+        self.raw = b""
         del self.session
 
     async def save(self, session: Session) -> None:
@@ -367,7 +386,7 @@ class Exchange:
 
     def has_revoked(self, entry: Revocation) -> None:
         """Take in that this request has revoked a name, so that a login in it lives."""
-        self._revoked.append(entry)
+        self._revoked = (*self._revoked, entry)
 
     def _control_of(self, sid: str, names: tuple[str, ...]) -> Position | None:
         """Return the control position of a session that begins now: where this worker stood when the request began.

@@ -11,10 +11,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evsession.bearer import has_token, token_sent, two_tokens, version_seen
 from evsession.context import current
-from evsession.conversation import CLOSE, Conversation, OnError, tell, unavailable_response
+from evsession.conversation import CLOSE, Conversation, tell, unavailable_response
 from evsession.cookies import raw_value, same_origin
 from evsession.errors import ConfigError, EvsessionError, SessionDetached, StoreUnavailable
-from evsession.exchange import Exchange
+from evsession.exchange import Exchange, OnError
 from evsession.manager import SessionManager
 from evsession.renewing import judge
 from evsession.session import Session
@@ -35,7 +35,7 @@ class SessionMiddleware:
     through; two managers need different cookie names and `scope_key`.
     """
 
-    new_exchange: Callable[[SessionManager, Scope], Exchange] = Exchange
+    new_exchange: Callable[..., Conversation] = Conversation
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class SessionMiddleware:
             return
         scope[INSTALLED] = scope[INSTALLED] + self._installed if INSTALLED in scope else self._installed
         manager = self.manager
-        exchange = self.new_exchange(manager, scope)
+        exchange = self.new_exchange(manager, scope, receive, send, self.on_error)
         if exchange.control is None:
             await self._prepare(exchange)
         raw = raw_value(scope["headers"], manager.cookie_name)
@@ -84,24 +84,24 @@ class SessionMiddleware:
         scope[self.scope_key] = exchange.serve()
         if exchange.is_former and not await self._is_judged(exchange, send):
             return
-        conversation = Conversation(exchange, receive, send, self.on_error)
         outer = current.get()
         current.set(exchange)
         try:
             if kind == "http":
-                await self.app(scope, conversation.receive_http, conversation.send_http)
+                await self.app(scope, exchange.receive_http, exchange.send_http)
             else:
-                conversation.line.go_live(is_passive=_is_below(scope["path"], self.passive))
-                await self.app(scope, conversation.line.receive_websocket, conversation.send_websocket)
+                exchange.line.go_live(is_passive=_is_below(scope["path"], self.passive))
+                await self.app(scope, exchange.line.receive_websocket, exchange.send_websocket)
         except BaseException as error:
-            await conversation.fail(error)
+            await exchange.fail(error)
         else:
             if exchange.connection is not None or exchange.session.might_differ():
-                await conversation.end()
+                await exchange.end()
         finally:
-            current.set(outer)
+            if outer is not None:
+                current.set(outer)
             if log.isEnabledFor(logging.DEBUG):
-                conversation.log()
+                exchange.log()
             exchange.close()
 
     async def _prepare(self, exchange: Exchange) -> None:

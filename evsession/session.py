@@ -62,7 +62,7 @@ class Session(dict[str, Any]):
     """
 
     __slots__ = (
-        "_base", "_binding", "_ends", "_flat", "_login", "_models", "_policy", "_rotate", "accessed", "is_dead",
+        "_binding", "_ends", "_flat", "_login", "_models", "_policy", "_rotate", "accessed", "base", "is_dead",
         "modified", "stale",
     )  # fmt: skip
 
@@ -73,7 +73,8 @@ class Session(dict[str, Any]):
         if base is not None:
             dict.__init__(self, base.snapshot.data if flat else loads(base.raw))
         self._policy = policy
-        self._base = base
+        self.base = base
+        """The snapshot that this session was loaded from or last committed as."""
         self._flat = flat
         self._binding: Binding | None = None
         self._login: Login | None = None
@@ -274,7 +275,7 @@ class Session(dict[str, Any]):
         if self.is_dead:
             super().clear()
             self._renew_models(is_other=True)
-        elif self._base is not None and self._ends is None and self._base.snapshot.user_id not in (None, user):
+        elif self.base is not None and self._ends is None and self.base.snapshot.user_id not in (None, user):
             self._switch()
         self._login = Login(
             user_id=user, names=named, facts=dict(facts or {}), remember=remember, actor=actor, transport=transport
@@ -296,7 +297,7 @@ class Session(dict[str, Any]):
         super().clear()
         self._login = None
         self._rotate = False
-        if self._base is not None:
+        if self.base is not None:
             self._ends = "logout"
         self._renew_models(is_other=True)
 
@@ -340,9 +341,9 @@ class Session(dict[str, Any]):
         """
         self._bound("keep=").needs_cookie("keep=")
         await self.revalidate()
-        if self._base is None:
+        if self.base is None:
             raise SessionDetached("keep=")
-        return self._base.snapshot.sid
+        return self.base.snapshot.sid
 
     def _bound(self, operation: str) -> Binding:
         if self._binding is None:
@@ -357,23 +358,19 @@ class Session(dict[str, Any]):
     # ── what it asks for ─────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
-    def base(self) -> Stored | None:
-        """The snapshot that this session was loaded from or last committed as."""
-        return self._base
-
-    @property
     def _origin(self) -> Mapping[str, Any]:
-        return _NOTHING if self._base is None else self._base.snapshot.data
+        return _NOTHING if self.base is None else self.base.snapshot.data
 
     @property
     def _raw(self) -> bytes:
-        return b"{}" if self._base is None else self._base.raw
+        return b"{}" if self.base is None else self.base.raw
 
     def might_differ(self) -> bool:
         """Tell quickly whether a plan could ask for anything; never False when it would."""
+        if self._flat and not self._models:
+            return self.modified
         try:
-            if self._models:
-                self._gather()
+            self._gather()
             if self.modified or self._flat:
                 return self.modified
             return dumps(self) != self._raw
@@ -391,7 +388,7 @@ class Session(dict[str, Any]):
         self._gather()
         if self.is_dead and self._login is None and detect(self._policy, self) is None:
             return Plan(changes=Changes(set_=dict(self)))
-        begins = self._base is None or self._ends is not None
+        begins = self.base is None or self._ends is not None
         changes = self._since(_NOTHING if begins else self._origin)
         rotate = self._rotate and not begins
         plan = Plan(end=self._ends, begins=begins, changes=changes, login=self._login, rotate=rotate)
@@ -407,9 +404,9 @@ class Session(dict[str, Any]):
 
     def surviving(self) -> Plan:
         """Return what is to be committed although the handler raised: an end and a rotation, no data and no login."""
-        if self._base is None:
+        if self.base is None:
             return Plan()
-        was_user = self._base.snapshot.user_id is not None and detect(self._policy, self._origin) is not None
+        was_user = self.base.snapshot.user_id is not None and detect(self._policy, self._origin) is not None
         if self._ends == "logout" or (self._ends is None and was_user and detect(self._policy, self) is None):
             return Plan(end="logout", begins=True)
         return Plan(rotate=self._rotate)
@@ -419,7 +416,7 @@ class Session(dict[str, Any]):
             return plan
         now = detect(self._policy, self)
         before = None if plan.begins else detect(self._policy, self._origin)
-        known = None if plan.begins or self._base is None else self._base.snapshot.user_id
+        known = None if plan.begins or self.base is None else self.base.snapshot.user_id
         if now in (before, known):
             return plan
         own = Changes(set_=plan.changes.set_)
@@ -445,7 +442,7 @@ class Session(dict[str, Any]):
                 expected.pop(key, None)
             self._move(stored, diff(expected, self))
         else:
-            self._base = stored
+            self.base = stored
             self._flat = not any(isinstance(value, _CONTAINERS) for value in dict.values(self))
             self.modified = False
         self._login, self._ends, self._rotate = None, None, False
@@ -455,7 +452,7 @@ class Session(dict[str, Any]):
         """Give up what is pending; with `is_over` also the session, which is dead from now on."""
         self.is_dead = self.is_dead or is_over
         self._models = ()
-        self._move(None if self.is_dead else self._base, Changes())
+        self._move(None if self.is_dead else self.base, Changes())
         self._login, self._ends, self._rotate = None, None, False
 
     def rebased(self, stored: Stored) -> None:
@@ -464,7 +461,7 @@ class Session(dict[str, Any]):
         self._move(stored, diff(self._origin, self))
 
     def _move(self, stored: Stored | None, pending: Changes) -> None:
-        self._base = stored
+        self.base = stored
         super().clear()
         super().update({**loads(self._raw), **pending.set_})
         for key in pending.unset:
@@ -479,7 +476,7 @@ class Session(dict[str, Any]):
         changes = Changes() if self.is_dead else self.plan().changes
         source = "none" if self._binding is None else self._binding.source
         return replace(
-            info_of(self._base, idle=self._policy.idle_timeout, stale=self.stale, changes=changes), source=source
+            info_of(self.base, idle=self._policy.idle_timeout, stale=self.stale, changes=changes), source=source
         )
 
 

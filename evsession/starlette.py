@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from evsession import middleware, session
 from evsession.codec import Stored
 from evsession.config import CookiePolicy, SameSite, SessionPolicy
+from evsession.conversation import Conversation
 from evsession.cookies import CookieRenderer
 from evsession.errors import ConfigError, InvalidUserId, StoreUnavailable
 from evsession.exchange import Exchange
@@ -104,7 +105,7 @@ class Session(session.Session):
         return plan if by_login else Plan(end="logout", begins=True)
 
 
-class RuledExchange(Exchange):
+class RuledExchange(Conversation):
     """One exchange by Starlette's rules of when a cookie is set."""
 
     __slots__ = ()

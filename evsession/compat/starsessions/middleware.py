@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -19,8 +19,8 @@ from evsession.compat.starsessions.serializers import Serializer, own_serializer
 from evsession.compat.starsessions.session import LoadGuard, MirroredSession, SessionHandler, load_session
 from evsession.compat.starsessions.stores.base import SessionStore
 from evsession.config import CookiePolicy, SameSite, SessionPolicy
+from evsession.conversation import Conversation
 from evsession.cookies import CookieRenderer, Headers
-from evsession.exchange import Exchange
 from evsession.manager import SessionManager
 from evsession.session import Session
 from evsession.starlette import EVERYWHERE, LONGEST, WHOLE_LIFE, SecretKey, user_of
@@ -81,15 +81,15 @@ class BareCookies(CookieRenderer):
         return f"{self._name}{_CLEARED}".encode("ascii")
 
 
-class GuardedExchange(Exchange):
+class GuardedExchange(Conversation):
     """One exchange whose session is behind a guard until it is loaded."""
 
     __slots__ = ("_reserved", "_settings")
 
     new_session = MirroredSession.of
 
-    def __init__(self, settings: Settings, manager: SessionManager, scope: Scope) -> None:
-        super().__init__(manager, scope)
+    def __init__(self, settings: Settings, *parts: Any) -> None:
+        super().__init__(*parts)
         self._settings = settings
         self._reserved: str | None = None
 
