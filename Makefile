@@ -74,6 +74,7 @@ bench: $(BIN)/.bench ## Measure against the peers; the results go where the comm
 	$(BIN)/python -m tests.benchmarks.proof
 	$(BIN)/python -m tests.benchmarks.boot
 	EVSESSION_CHAOS_SECONDS=60 $(BIN)/python -m pytest -s tests/chaos/test_staleness.py
+	EVSESSION_WRITERS=20000 $(BIN)/python -m pytest -s tests/chaos/test_flood.py
 	EVSESSION_REVOCATIONS=500 $(BIN)/python -m pytest -s tests/chaos/test_forced_logout.py
 	EVSESSION_SIMULATIONS=10000 $(BIN)/python -m pytest tests/simulation/test_logins.py
 
