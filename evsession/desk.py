@@ -20,7 +20,7 @@ from evsession.control import EVERYONE
 from evsession.device import unpack
 from evsession.draft import Stamp
 from evsession.errors import ConfigError, SessionConflict, SessionEnded, Unsupported
-from evsession.events import Actor, Authenticated, Changes, Created, Event, Updated
+from evsession.events import Actor, Authenticated, Cause, Changes, Created, Event, Updated
 from evsession.index import UserIndex
 from evsession.info import SessionInfo, info_of
 from evsession.plan import detect
@@ -166,6 +166,28 @@ class Desk:
             return None
         return cached
 
+    async def _required(self, session_id: str) -> Cached:
+        """Return a living session.
+
+        Raises:
+            SessionEnded: it is over; one of which the store knows nothing any more counts as signed out.
+        """
+        cached = await self._living(session_id)
+        if cached is None:
+            raise SessionEnded(await self._cause_of(session_id))
+        return cached
+
+    async def _cause_of(self, session_id: str) -> Cause:
+        found = await self.worker.replica.fill(session_id) if is_sid(session_id) else None
+        if found is None:
+            return "logout"
+        stored = found.stored
+        if stored.snapshot.ended is not None:
+            return stored.snapshot.ended
+        if found.dead:
+            return "revoked"
+        return "absolute" if stored.absolute_at <= stored.idle_at else "idle"
+
     def check_transport(self, transport: Purpose) -> None:
         """Raise unless tokens of this transport are taken.
 
@@ -224,10 +246,7 @@ class Desk:
             SessionConflict: somebody else changed one of the same keys meanwhile; nothing was written.
             SessionEnded: the session is over.
         """
-        sid = id_of(session)
-        cached = await self._living(sid)
-        if cached is None:
-            raise SessionEnded("logout")
+        cached = await self._required(id_of(session))
         before = cached.stored.snapshot.data
         data: dict[str, Any] = loads(cached.stored.raw)
         yield data
@@ -256,9 +275,7 @@ class Desk:
             SessionEnded: the session is over.
             StoreUnavailable: the store did not take it in time.
         """
-        cached = await self._living(id_of(session))
-        if cached is None:
-            raise SessionEnded("logout")
+        cached = await self._required(id_of(session))
         results: list[R] = []
 
         def decide(snapshot: Snapshot | None) -> Event | None:

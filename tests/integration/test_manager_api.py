@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -19,6 +20,7 @@ from evsession import (
     SessionConflict,
     SessionEnded,
     SessionManager,
+    SessionPolicy,
     SessionTooLarge,
     StorePolicy,
     Unsupported,
@@ -28,7 +30,7 @@ from evsession.manager import Options
 from evsession.revocation import NOTHING
 from evsession.store import Commit, CommitReply
 from evsession.stores.memory import MemoryStore
-from tests.integration.apps import KEY, Browser, app_of, in_memory, two_workers, types_of
+from tests.integration.apps import KEY, Browser, Clock, app_of, in_memory, two_workers, types_of
 from tests.servers import Server
 
 NOBODY = "00AAAAAAAAAAAAAAAAAAAAAA"
@@ -162,6 +164,35 @@ class Held(MemoryStore):
         self.asked.set()
         await self.go.wait()
         return await super().commit(commit)
+
+
+async def cause_of(manager: SessionManager, session_id: str) -> str:
+    """Return why a session can be changed no more."""
+    with pytest.raises(SessionEnded) as updated:
+        await manager.update(session_id, lambda data: data.update(n=1))
+    with pytest.raises(SessionEnded) as edited:
+        async with manager.edit(session_id):
+            pytest.fail("there was something to edit")
+    assert edited.value.cause == updated.value.cause
+    return updated.value.cause
+
+
+async def test_edit_and_update_of_a_session_that_is_over_say_why() -> None:
+    """Whether its end is written or still to be: after a revocation by name, or a deadline that nobody has noticed."""
+    clock = Clock()
+    policy = SessionPolicy(idle_timeout=timedelta(minutes=5), absolute_timeout=timedelta(minutes=7))
+    manager = in_memory(clock=clock, policy=policy)
+    one, named, unused, used = [(await manager.create(user_id=user)).id for user in ("ada", "bob", "cyd", "dan")]
+    await manager.revoke(one)
+    await manager.revoke_user("bob")
+    assert (await cause_of(manager, one), await cause_of(manager, named)) == ("revoked", "revoked")
+    clock.advance(minutes=4)
+    await manager.update(used, lambda data: data.update(n=1))
+    clock.advance(minutes=1)
+    assert await cause_of(manager, unused) == "idle"
+    clock.advance(minutes=2)
+    assert await cause_of(manager, used) == "absolute"
+    assert await cause_of(manager, NOBODY) == "logout"
 
 
 async def test_an_update_that_waits_behind_an_end_never_runs() -> None:
