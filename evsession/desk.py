@@ -25,7 +25,7 @@ from evsession.index import UserIndex
 from evsession.info import SessionInfo, info_of
 from evsession.plan import detect
 from evsession.revocation import NOTHING, Receipt
-from evsession.session import Session
+from evsession.session import Session, sid_of
 from evsession.state import Snapshot, diff, rebase
 from evsession.tokens import Purpose, Token, is_sid, mint, new_sid, normalise_user_id
 from evsession.view import CONTROL
@@ -449,12 +449,7 @@ def id_of(session: Session | SessionInfo | str) -> str:
     Raises:
         SessionEnded: the session was never committed.
     """
-    if isinstance(session, str):
-        return session
-    if isinstance(session, Session):
-        found = None if session.base is None else session.base.snapshot.sid
-    else:
-        found = session.id
+    found = sid_of(session)
     if found is None:
         raise SessionEnded("logout")
     return found

@@ -484,3 +484,12 @@ def _check_remember(remember: timedelta | None) -> None:
     if remember is not None and not timedelta(seconds=1) <= remember <= LONGEST_REMEMBERED:
         msg = f"remember={remember} is out of range; pass a timedelta of a second to {LONGEST_REMEMBERED.days} days"
         raise ValueError(msg)
+
+
+def sid_of(session: Session | SessionInfo | str) -> str | None:
+    """Return the id of a session, given as itself, as its info or as its id; None if it was never committed."""
+    if isinstance(session, str):
+        return session
+    if isinstance(session, Session):
+        return None if session.base is None else session.base.snapshot.sid
+    return session.id

@@ -39,8 +39,7 @@ async def logout(request: Request) -> None:
 @app.get("/history")
 async def history(request: Request) -> list[str]:
     """Return what happened to this session."""
-    session_id = session_of(request).info.id
-    return [] if session_id is None else [event.type for event in await manager.audit.history(session_id)]
+    return [event.type for event in await manager.audit.history(session_of(request))]
 
 
 if __name__ == "__main__":

@@ -65,8 +65,7 @@ def choose(theme: str, visitor: Annotated[Visitor, FromSession(Visitor)]) -> Vis
 @app.get("/history")
 async def history(session: CurrentSession) -> list[list[str]]:
     """Return which keys each event has set."""
-    session_id = session.info.id
-    return [] if session_id is None else [sorted(event.set) for event in await manager.audit.history(session_id)]
+    return [sorted(event.set) for event in await manager.audit.history(session)]
 
 
 if __name__ == "__main__":

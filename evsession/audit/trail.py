@@ -17,6 +17,8 @@ from evsession.audit.travel import Difference, Moment, PastState, read_differenc
 from evsession.audit.visits import Visit, read_visits
 from evsession.errors import ConfigError
 from evsession.events import RecordedEvent
+from evsession.info import SessionInfo
+from evsession.session import Session, sid_of
 from evsession.tokens import normalise_user_id
 from evsession.view import CONTROL
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 class Audit:
     """Reads the log of one manager's namespace, and the archive where one is given.
 
-    Nothing here writes, and no request waits for it.
+    Nothing here writes, and no request waits for it. A session is given as itself, as its info or as its id.
     """
 
     def __init__(self, worker: Worker) -> None:
@@ -44,8 +46,10 @@ class Audit:
     def archive(self, archive: Entries | None) -> None:
         self._reader.archive = archive
 
-    async def history(self, session_id: str, limit: int = 1000, before: str | None = None) -> History:
-        """Return the last `limit` events of a session, 1 to 10,000, oldest first.
+    async def history(
+        self, session: Session | SessionInfo | str, limit: int = 1000, before: str | None = None
+    ) -> History:
+        """Return the last `limit` events of a session, 1 to 10,000, oldest first; none of one that has not begun.
 
         `before` is the `id` of an event: only earlier ones are returned. One round trip, and a second one where the
         page does not tell who was signed in. An ended session is found as long as the log holds its end, and after that
@@ -55,10 +59,10 @@ class Audit:
             StoreUnavailable: the store did not answer.
             UnknownFormat: a newer version wrote one of them.
         """
-        return await read_history(self._reader, session_id, limit, before)
+        return await read_history(self._reader, sid_of(session) or "", limit, before)
 
     async def state_at(
-        self, session_id: str, *, version: int | None = None, at: datetime | None = None
+        self, session: Session | SessionInfo | str, *, version: int | None = None, at: datetime | None = None
     ) -> PastState | None:
         """Return a session as it was after an event, or at a moment; None if it did not exist then.
 
@@ -74,9 +78,9 @@ class Audit:
         if moment is None or (version is not None and at is not None):
             msg = "state_at needs either a version or a moment; pass version=7 or at=datetime.now(UTC)"
             raise ConfigError(msg)
-        return await read_state(self._reader, session_id, moment)
+        return await read_state(self._reader, sid_of(session) or "", moment)
 
-    async def diff(self, session_id: str, a: Moment, b: Moment) -> Difference:
+    async def diff(self, session: Session | SessionInfo | str, a: Moment, b: Moment) -> Difference:
         """Return what turns a session as it was at `a` into what it was at `b`: versions, or times.
 
         Raises:
@@ -85,9 +89,9 @@ class Audit:
             StoreUnavailable: the store did not answer.
             UnknownFormat: a newer version wrote one of its events.
         """
-        return await read_difference(self._reader, session_id, a, b)
+        return await read_difference(self._reader, sid_of(session) or "", a, b)
 
-    async def explain(self, session_id: str) -> Explanation:
+    async def explain(self, session: Session | SessionInfo | str) -> Explanation:
         """Return when, why, by whom and from where a session ended, or until when it lives.
 
         Of a session that was revoked by name and whose `ended` event is still to be written, the control log tells.
@@ -97,7 +101,7 @@ class Audit:
             CorruptSnapshot: somebody without the key wrote to the store.
             UnknownFormat: a newer version wrote its last event.
         """
-        return await read_explanation(self._reader, session_id)
+        return await read_explanation(self._reader, sid_of(session) or "")
 
     def replay(
         self,

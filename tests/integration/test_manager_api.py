@@ -351,6 +351,27 @@ async def test_history_is_the_newest_page_oldest_first(manager: SessionManager) 
     assert [event.set for event in (await manager.audit.history(sid))[:2]] == [{"n": 0}, {"n": 1}]
 
 
+async def test_the_trail_takes_a_session_its_info_or_its_id(manager: SessionManager) -> None:
+    """As the rest of the manager does; nothing has happened to one that has not begun."""
+    asked: list[object] = []
+
+    async def handler(session: Session) -> None:
+        for named in (session, session.info):
+            types = [event.type for event in await manager.audit.history(named)]
+            asked.append((types, (await manager.audit.explain(named)).status))
+            asked.append(await manager.audit.state_at(named, version=1))
+            asked.append(dict((await manager.audit.diff(named, 0, 1)).set))
+
+    await Browser().visit(app_of(manager), handler)
+    assert asked == [([], "unknown"), None, {}] * 2
+    asked.clear()
+    browser = Browser()
+    await browser.visit(app_of(manager), lambda session: session.update(n=1))
+    await browser.visit(app_of(manager), handler)
+    state = await manager.audit.state_at(browser.session_id, version=1)
+    assert asked == [(["created"], "alive"), state, {"n": 1}] * 2
+
+
 async def test_history_on_a_server_is_the_same(server: Server) -> None:
     """Followed link by link on the server, over what other sessions did in between."""
     async with two_workers(server.url) as (one, two):

@@ -22,7 +22,7 @@ from evsession.errors import CodecError, InvalidUserId, ResponseStarted, Session
 from evsession.events import Actor, Changes
 from evsession.info import info_of
 from evsession.plan import Login, Plan, detect, names_user, user_keys
-from evsession.session import Session
+from evsession.session import Session, sid_of
 from evsession.state import Snapshot
 from evsession.tokens import Purpose, Token, is_sid
 
@@ -738,3 +738,10 @@ async def test_a_living_session_can_be_kept_by_a_revocation() -> None:
     for session in (Session(SessionPolicy()), begun(None)):
         with pytest.raises(SessionDetached):
             await session.keepable()
+
+
+def test_a_session_is_named_by_itself_its_info_or_its_id() -> None:
+    """One that was never committed has no id, however it is given."""
+    session = begun({"n": 1})
+    assert [sid_of(session), sid_of(session.info), sid_of(SID)] == [SID] * 3
+    assert (sid_of(begun()), sid_of(begun().info)) == (None, None)
