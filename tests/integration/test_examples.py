@@ -114,6 +114,14 @@ def test_every_page_can_be_reached() -> None:
         ("typed_cart", "16.20\n{'theme': 'dark', 'currency': 'EUR'} [['cart'], ['cart'], ['theme']]"),
         ("chat", "ada: hello\nada: hello\n4401 logout\nada has left\n['logout']"),
         ("time_travel", "three visits, a day and an hour, in no time"),
+        ("change_password", "signed out everywhere else: True\nada 401\nsign in first"),
+        ("two_cookies", "401\n['session', 'staff'] ['ada', 'ada']\n['ada', None]"),
+        ("background_cart", "{'orders': {'1': 'paid'}}, {'orders': {'1': 'confirmed'}}]"),
+        (
+            "own_context",
+            "'shop': 'tea.localhost'}\nwarehouse: sample, {'address': '203.0.113.9', 'route': '/cart",
+        ),
+        ("debugging", "1 created {'note': 'tea'}\n2 updated {'note': 'milk'}\n3 ended {}\nSession 00"),
         ("plain_endpoints", "403 without the page's token\nada ['tea']\nmoved\nNone 401"),
     ],
 )
@@ -167,3 +175,11 @@ def shop() -> Any:
 def test_the_examples_import_without_side_effects() -> None:
     """Importing the quick start starts nothing."""
     assert "app" in runpy.run_path(str(ROOT / "examples" / "quickstart.py"))
+
+
+def test_the_examples_page_names_every_program() -> None:
+    """A new program needs its line."""
+    page = (ROOT / "docs/how-to/examples.md").read_text()
+    programs = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+    assert len(programs) > 20
+    assert not [name for name in programs if f"(../../examples/{name})" not in page]

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,34 +23,7 @@ from evsession.compat.fastapi_sessions import (
     SessionMiddleware,
 )
 from evsession.stores.snapshots import digest_of
-
-ROOT = Path(__file__).parents[2]
-
-
-@contextmanager
-def running(program: str, folder: Path, name: str = "log", **environment: str) -> Iterator[str]:
-    """Run a program of the examples under uvicorn on a free port, and yield its address."""
-    log = folder / f"{program}-{name}"
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", f"examples.{program}:app", "--port", "0", "--host", "127.0.0.1"],
-            cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment, stdout=errors, stderr=errors,
-        )  # fmt: skip
-    try:
-        yield _address_of(process, log)
-    finally:
-        process.terminate()
-        process.wait(10)
-    assert "Traceback" not in log.read_text()
-
-
-def _address_of(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + 20
-    while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, "it did not start"
-        time.sleep(0.02)
-    return found[0]
+from tests.integration.programs import serving
 
 
 def play(client: httpx.Client) -> str:
@@ -75,17 +43,17 @@ def play(client: httpx.Client) -> str:
 
 def test_the_first_program_runs_as_it_is_written(tmp_path: Path) -> None:
     """With sessions in memory, over real HTTP."""
-    with running("tutorial_memory", tmp_path) as address, httpx.Client(base_url=address) as client:
+    with serving("tutorial_memory", tmp_path) as address, httpx.Client(base_url=address) as client:
         play(client)
 
 
 def test_the_second_program_runs_as_it_is_written(tmp_path: Path) -> None:
     """With a backend of three coroutines, a service that answers them, and two workers that share it."""
     with ExitStack() as stack:
-        url = stack.enter_context(running("session_service", tmp_path))
+        url = stack.enter_context(serving("session_service", tmp_path))
         service = stack.enter_context(httpx.Client(base_url=url))
         workers = [
-            stack.enter_context(running("tutorial_backend", tmp_path, f"worker-{n}", SESSION_SERVICE=url)) for n in "12"
+            stack.enter_context(serving("tutorial_backend", tmp_path, f"worker-{n}", SESSION_SERVICE=url)) for n in "12"
         ]
         one, two = (stack.enter_context(httpx.Client(base_url=worker)) for worker in workers)
         cookie = play(one)
