@@ -11,6 +11,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal
@@ -181,8 +182,9 @@ class Worker:
         await self.store.open(self.id, self._bound, self.replica)
         if self.store.is_remote and not self.is_reader:
             self.replica.wake = self._due.set
-            self.spawn(self._keep_in_step(), "heartbeat")
-            self.spawn(self._keep_swept(), "sweeper")
+            # What runs on has nothing of the request that happened to come first: neither its span nor its actor.
+            self.spawn(self._keep_in_step(), "heartbeat", Context())
+            self.spawn(self._keep_swept(), "sweeper", Context())
 
     async def _check_meta(self) -> None:
         shards = f"shards:{len(self.store.shards)}"  # for who only reads, and does not know how many there are
@@ -241,9 +243,9 @@ class Worker:
                 if record is not None:
                     await self.store.forget(shard, self.id, record)
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Run background work that ends with the worker."""
-        task = asyncio.get_running_loop().create_task(work, name=f"evsession-{name}")
+    def spawn(self, work: Coroutine[Any, Any, None], name: str, context: Context | None = None) -> None:
+        """Run background work that ends with the worker, in a copy of the caller's context unless another is given."""
+        task = asyncio.get_running_loop().create_task(work, name=f"evsession-{name}", context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

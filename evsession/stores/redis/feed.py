@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextvars import Context
 from typing import Any
 
 from evsession.config import StorePolicy
@@ -26,7 +27,9 @@ class Feed:
         self._changed = asyncio.Event()
         self._connection: Connection | None = None
         self._subscribed: set[bytes] = set()
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="evsession-feed")
+        # It outlives the request that happened to open the store, so it has nothing of that: neither span nor actor.
+        task = asyncio.get_running_loop().create_task(self._run(), name="evsession-feed", context=Context())
+        self._task = task
 
     def follow(self, shard: str, channel: bytes) -> None:
         """Subscribe to a channel in place of what the shard followed before."""
