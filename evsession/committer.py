@@ -14,6 +14,7 @@ from evsession.codec import Stored
 from evsession.draft import Draft, Drafter, Stamp
 from evsession.errors import SessionEnded, StoreUnavailable
 from evsession.events import Ended, Event
+from evsession.operations import Operation
 from evsession.patience import RETRY_AFTER
 from evsession.replica import Replica
 from evsession.state import Snapshot
@@ -68,16 +69,24 @@ class Committer:
             SessionEnded: the session is over or past a deadline; nothing was written.
             StoreUnavailable: not within the commit time-out; with `outcome_unknown`, the event may stand in the log.
         """
-        if sid in self._turns:
-            await self._take_turn(sid)
-        else:
-            self._turns[sid] = deque()
-        try:
-            return await self._append(
-                sid, base, decide, stamp, absolute=absolute, condition=condition, entrance=entrance
-            )
-        finally:
-            self._pass_turn(sid)
+        with self._replica.operations.commit(sid) as operation:
+            if sid in self._turns:
+                await self._take_turn(sid)
+            else:
+                self._turns[sid] = deque()
+            try:
+                return await self._append(
+                    sid,
+                    base,
+                    decide,
+                    stamp,
+                    operation,
+                    absolute=absolute,
+                    condition=condition,
+                    entrance=entrance,
+                )
+            finally:
+                self._pass_turn(sid)
 
     async def _append(
         self,
@@ -85,6 +94,7 @@ class Committer:
         base: Stored | None,
         decide: Decide,
         stamp: Stamp,
+        operation: Operation,
         *,
         absolute: int,
         condition: Condition,
@@ -105,7 +115,7 @@ class Committer:
                     base, sid, event, stamp, first_version=first_version, absolute=absolute, condition=condition
                 )
                 attempted = draft.snapshot.version
-                reply, stored = await self._attempt(draft, entrance)
+                reply, stored = await self._attempt(draft, entrance, operation)
             except StoreUnavailable as error:
                 if error.outcome_unknown and attempted:
                     # After a failover the event may stand at an earlier version than the first attempt was for.
@@ -123,6 +133,7 @@ class Committer:
                     raise SessionEnded(cause_of(stored, reply.now))
                 base = stored
                 self.conflicts += 1
+                operation.count("conflicts")
                 # An end is not given up: whoever is to be out must not stay in because others are busy.
                 if self._clock() + pause >= give_up_at and not isinstance(event, Ended):
                     raise StoreUnavailable(RETRY_AFTER, f"session {sid} changes faster than it can be written")
@@ -141,9 +152,12 @@ class Committer:
         if was.user_id is not None:
             self.on_left(was.user_id, was.sid)
 
-    async def _attempt(self, draft: Draft, entrance: Entrance | None) -> tuple[CommitReply, Stored | None]:
+    async def _attempt(
+        self, draft: Draft, entrance: Entrance | None, operation: Operation
+    ) -> tuple[CommitReply, Stored | None]:
         sent_at = self._clock()
         cache, commit = self._replica.cache, draft.commit
+        operation.tried(commit.type, draft.snapshot.version)
         flight = cache.begin(commit.sid, commit.event_id)
         cache.expect(commit.notice, draft.notice)
         try:

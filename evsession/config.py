@@ -267,7 +267,8 @@ class AuditPolicy:
         a connection from there the address is the last one in X-Forwarded-For that is none of them. From anybody else
         that header says nothing.
     key: its own key for heads and redaction, at least 32 characters; several (newest first) while it is being replaced.
-    request_ids: add the request id and the traceparent, which costs 120 B an event (measured).
+    request_ids: add the request id and the traceparent, the client's claims, which costs 120 B an event (measured);
+        where `instrument` has spans made, the traceparent is that of the span that is current.
     archive: where `evsession archive` puts what leaves the log, a folder or such as ``s3://bucket/folder``, so that
         readings of `manager.audit` go on there; needs the extra ``archive``.
     """

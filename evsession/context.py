@@ -47,13 +47,16 @@ acting: ContextVar[Acting | None] = ContextVar("evsession-actor", default=None)
 """Who acts in what runs now; `manager.acting_as` sets it."""
 
 
-def context_of(scope: Mapping[str, Any], policy: AuditPolicy, worker: str) -> bytes:
-    """Return the JSON context of an event; what goes wrong in a provider of the user's own is logged, not raised."""
+def context_of(scope: Mapping[str, Any], policy: AuditPolicy, worker: str, trace: str = "") -> bytes:
+    """Return the JSON context of an event; what goes wrong in a provider of the user's own is logged, not raised.
+
+    `trace` is the `traceparent` of the span that is current, if this worker traces.
+    """
     method, route, address = scope.get("method", "WEBSOCKET"), route_of(scope), address_of(scope, policy)
     ticket = _ticket()
     if not policy.request_ids and policy.context is None and not ticket:
         return _usual(worker, method, route, address)
-    own = _claimed(scope) if policy.request_ids else {}
+    own = _ids(scope, trace) if policy.request_ids else {}
     if policy.context is not None:
         own |= _provided(scope, policy)
     return _packed(_facts(worker, method, route, address) | ticket | ({"x": own} if own else {}))
@@ -70,9 +73,9 @@ def _usual(worker: str, method: str, route: str, address: str | None) -> bytes:
     return dumps([facts[name] for name in _IN_ORDER if name in facts])
 
 
-def outside(worker: str) -> bytes:
+def outside(worker: str, trace: str = "") -> bytes:
     """Return the JSON context of an event outside of requests."""
-    return dumps({"w": worker} | _ticket())
+    return dumps({"w": worker} | _ticket() | ({"x": {"traceparent": trace}} if trace else {}))
 
 
 def _ticket() -> dict[str, str]:
@@ -129,12 +132,12 @@ def _packed_device(address: str | None, user_agent: bytes) -> bytes:
     return pack(address, user_agent.decode("latin-1"))
 
 
-def _claimed(scope: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the ids that the client sent, marked as such: they prove nothing."""
+def _ids(scope: Mapping[str, Any], trace: str) -> dict[str, Any]:
+    """Return the ids that the client sent, marked as such: they prove nothing. What this worker traces itself does."""
     headers = dict(scope.get("headers", ()))
-    named = {"request_id": b"x-request-id", "traceparent": b"traceparent"}
+    named = {"request_id": b"x-request-id"} | ({} if trace else {"traceparent": b"traceparent"})
     found = {name: headers[header].decode("latin-1")[:MAX_TEXT] for name, header in named.items() if header in headers}
-    return {"claimed": found} if found else {}
+    return ({"traceparent": trace} if trace else {}) | ({"claimed": found} if found else {})
 
 
 def _provided(scope: Mapping[str, Any], policy: AuditPolicy) -> Mapping[str, Any]:

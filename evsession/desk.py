@@ -23,6 +23,7 @@ from evsession.errors import ConfigError, SessionConflict, SessionEnded, Unsuppo
 from evsession.events import Actor, Authenticated, Cause, Changes, Created, Event, Updated
 from evsession.index import UserIndex
 from evsession.info import SessionInfo, info_of
+from evsession.operations import Operation
 from evsession.plan import detect
 from evsession.revocation import NOTHING, Receipt
 from evsession.session import Session, sid_of
@@ -86,7 +87,8 @@ class Desk:
         worker, exchange = self.worker, current.get()
         if scope is None and exchange is not None and exchange.manager is self:
             scope = exchange.scope  # None once the request is over
-        context = outside(worker.id) if scope is None else context_of(scope, self.audit_policy, worker.id)
+        trace = worker.operations.traceparent() if self.audit_policy.request_ids else ""
+        context = outside(worker.id, trace) if scope is None else context_of(scope, self.audit_policy, worker.id, trace)
         return worker.stamp(actor_of(scope, self.audit_policy, actor), context)
 
     @contextmanager
@@ -331,9 +333,16 @@ class Desk:
         Raises:
             StoreUnavailable: it is not known whether the session has ended; call again.
         """
-        sid, started_at = id_of(session), self.clock()
+        sid = id_of(session)
         if not is_sid(sid):
             return NOTHING
+        with self.worker.operations.revocation("session", sid) as operation:
+            receipt = await self._revoke_session(sid, reason, actor, timeout)
+            _note(operation, receipt)
+            return receipt
+
+    async def _revoke_session(self, sid: str, reason: str, actor: Actor | None, timeout: timedelta | None) -> Receipt:
+        started_at = self.clock()
         await self.worker.ensure_open()
         stamp = self.stamp(None, actor)
         await self.worker.end(sid, "revoked", reason=reason, actor=stamp.actor, context=stamp.context)
@@ -398,6 +407,14 @@ class Desk:
     async def _revoke_name(
         self, name: str, reason: str, actor: Actor | None, keep: Session | None, timeout: timedelta | None
     ) -> Receipt:
+        with self.worker.operations.revocation(name.partition(":")[0]) as operation:
+            receipt = await self._revoke_all_with(name, reason, actor, keep, timeout)
+            _note(operation, receipt)
+            return receipt
+
+    async def _revoke_all_with(
+        self, name: str, reason: str, actor: Actor | None, keep: Session | None, timeout: timedelta | None
+    ) -> Receipt:
         worker, started_at = self.worker, self.clock()
         await worker.ensure_open()
         kept = None if keep is None else await keep.keepable()
@@ -428,6 +445,14 @@ class Desk:
         return await self.worker.revoker.receipt(
             shard, position, started_at=started_at, appended_at=appended_at, timeout=seconds
         )
+
+
+def _note(operation: Operation, receipt: Receipt) -> None:
+    operation.note("receipt.id", receipt.id)
+    operation.note("receipt.complete", receipt.complete)
+    for part in ("confirmed", "fenced", "pending"):
+        operation.note(f"receipt.{part}", len(getattr(receipt, part)))
+    operation.note("receipt.replicas", receipt.replicas)
 
 
 def name_of(kind: str, value: object) -> str:

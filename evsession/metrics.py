@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from evsession.manager import SessionManager, Stats
+from evsession.operations import Durations, Operations
+from evsession.operations import Kind as OperationKind
+
+NAMESPACE: Final = "evsession.namespace"
+"""The attribute of every measurement: which application's sessions, where one process has several managers."""
 
 Kind = Literal["counter", "updowncounter", "gauge"]
 
@@ -183,7 +188,43 @@ METRICS: Final[tuple[Metric, ...]] = (
         lambda r: r.stats.closed,
     ),
 )
-"""Every metric, in the order of the page in the docs."""
+"""Every metric that is one number, in the order of the page in the docs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How long one kind of operation takes, in seconds, by the error that ended it."""
+
+    name: str
+    operation: OperationKind
+    description: str
+    read: Callable[[Operations], Durations]
+    unit: str = "s"
+    kind: str = "histogram"
+
+    @property
+    def prometheus_name(self) -> str:
+        """The name that Prometheus shows, before ``_bucket``, ``_sum`` and ``_count``."""
+        return self.name.replace(".", "_") + _UNIT_SUFFIX[self.unit]
+
+
+HISTOGRAMS: Final[tuple[Histogram, ...]] = (
+    Histogram(
+        "evsession.commit.duration",
+        "commit",
+        "Time of a commit as a request waits for it: its queue, rebases and repetitions included",
+        lambda operations: operations.commits,
+    ),
+    Histogram(
+        "evsession.fill.duration",
+        "fill",
+        "Time of a session's loading from the store as a request waits for it",
+        lambda operations: operations.fills,
+    ),
+)
+"""Every metric that is a distribution, in the order of the page in the docs."""
+
+ALL: Final[tuple[Metric | Histogram, ...]] = (*METRICS, *HISTOGRAMS)
 
 
 def read(manager: SessionManager) -> Reading:

@@ -1,7 +1,7 @@
-"""Tell a monitoring system what a worker does: OpenTelemetry instruments, and a page for Prometheus.
+"""Tell a monitoring system what a worker does: OpenTelemetry's metrics and spans, and a page for Prometheus.
 
-Everything is read when somebody asks, from counts that the worker keeps anyway, so a request pays nothing. Both ways
-give the numbers of `METRICS`.
+Numbers are read when somebody asks, from counts that the worker keeps anyway. A read from memory pays for nothing; a
+commit and a fill have a span where somebody traces. Both ways give `METRICS` and `HISTOGRAMS`.
 """
 
 from __future__ import annotations
@@ -11,38 +11,52 @@ from typing import TYPE_CHECKING, Final
 
 from evsession.errors import Unsupported
 from evsession.manager import SessionManager
-from evsession.metrics import METRICS, Metric, read
+from evsession.metrics import ALL, HISTOGRAMS, METRICS, NAMESPACE, Histogram, Metric, read
+from evsession.operations import Durations
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
+    from opentelemetry.trace import TracerProvider
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric as Family
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.routing import Route
 
-NAMESPACE: Final = "evsession.namespace"
-"""The attribute of every measurement: which application's sessions, where one process has several managers."""
+ERROR: Final = "error.type"
+"""The attribute of a measurement that an error ended; Prometheus' label is empty where none did."""
 
 
 # ── OpenTelemetry ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def instrument(manager: SessionManager, *, meter_provider: MeterProvider | None = None) -> None:
+def instrument(
+    manager: SessionManager,
+    *,
+    meter_provider: MeterProvider | None = None,
+    tracer_provider: TracerProvider | None = None,
+    session_ids: bool = True,
+) -> None:
     """Have OpenTelemetry observe a manager, once and for as long as the process lives.
 
-    Without a meter provider the global one is meant; without an SDK nothing is observed and nothing costs anything.
+    Without providers the global ones are meant; without an SDK nothing is observed. For metrics alone give a
+    ``NoOpTracerProvider()``. `session_ids` says whether spans carry the public id of their session, never its token.
 
     Raises:
         Unsupported: opentelemetry-api is not installed.
     """
     try:
         from opentelemetry.metrics import get_meter
+        from opentelemetry.trace import get_tracer
     except ImportError as error:
         raise Unsupported("instrument() without opentelemetry-api", "pip install 'evsession[otel]'") from error
+    from evsession.spans import Spans
+
     meter = get_meter("evsession", meter_provider=meter_provider)
     for metric in METRICS:
         _observe(meter, metric, manager)
+    tracer = get_tracer("evsession", tracer_provider=tracer_provider)
+    manager.worker.operations.observer = Spans(manager, tracer, meter, session_ids=session_ids)
 
 
 def _observe(meter: Meter, metric: Metric, manager: SessionManager) -> None:
@@ -75,7 +89,7 @@ class PrometheusCollector:
 
     def describe(self) -> Iterator[Family]:
         """Name what `collect` yields, so that a registry finds out whether a name is taken."""
-        return (_family(metric) for metric in METRICS)
+        return map(_family, ALL)
 
     def collect(self) -> Iterator[Family]:
         """Yield each metric with its value at this moment."""
@@ -85,12 +99,25 @@ class PrometheusCollector:
             if value is not None:
                 family.add_metric(labels, value)  # type: ignore[attr-defined]
             yield family
+        for histogram in HISTOGRAMS:
+            family = _family(histogram)
+            _fill_in(family, histogram.read(self._manager.worker.operations), labels)
+            yield family
 
 
-def _family(metric: Metric) -> Family:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+def _fill_in(family: Family, durations: Durations, labels: tuple[str, ...]) -> None:
+    for error, taken in list(durations.by_error.items()):
+        buckets = [("+Inf" if bound == float("inf") else str(bound), count) for bound, count in taken.cumulative()]
+        family.add_metric((*labels, error), buckets, taken.total)  # type: ignore[attr-defined]
 
-    labels = (NAMESPACE.replace(".", "_"),)
+
+def _family(metric: Metric | Histogram) -> Family:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+    labels: tuple[str, ...] = (NAMESPACE.replace(".", "_"),)
+    if isinstance(metric, Histogram):
+        labels = (*labels, ERROR.replace(".", "_"))
+        return HistogramMetricFamily(metric.prometheus_name, metric.description, labels=labels)
     if metric.kind == "counter":
         return CounterMetricFamily(metric.prometheus_name, metric.description, labels=labels)
     return GaugeMetricFamily(metric.prometheus_name, metric.description, labels=labels)

@@ -13,6 +13,7 @@ from evsession.cache import Cache, Cached, Flight, Verdict
 from evsession.codec import Stored, check_head, unpack
 from evsession.errors import CorruptSnapshot, EvsessionError, StoreUnavailable
 from evsession.keys import Keyring
+from evsession.operations import Operation, Operations
 from evsession.patience import RETRY_AFTER
 from evsession.store import FillReply, Store
 from evsession.view import CONTROL, Beat, BeatReply, View
@@ -54,8 +55,16 @@ class Replica:
     `clock` is local time in seconds that runs on while the machine sleeps.
     """
 
-    def __init__(self, store: Store, cache: Cache, keys: Keyring, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        cache: Cache,
+        keys: Keyring,
+        clock: Callable[[], float],
+        operations: Operations | None = None,
+    ) -> None:
         self.cache = cache
+        self.operations = operations or Operations(clock)
         self.forked: set[str] = set()
         """Shards whose history was replaced, and whose known ends are to be written again."""
         self.wake: Callable[[], None] = lambda: None
@@ -81,14 +90,21 @@ class Replica:
             CorruptSnapshot: the body does not match its head.
             UnknownFormat: a newer version wrote it.
         """
+        with self.operations.fill(sid) as operation:
+            cached = await self._fill_or_join(sid, operation, may_join=may_join)
+            operation.note("session.version", 0 if cached is None else cached.stored.snapshot.version)
+            return cached
+
+    async def _fill_or_join(self, sid: str, operation: Operation, *, may_join: bool) -> Cached | None:
         filling = self._filling.get(sid)
         if may_join and filling is not None:
             await filling.done.wait()
             if filling.is_good:
+                operation.note("joined", True)
                 return filling.result
         filling = self._filling[sid] = _Filling(anyio.Event())
         try:
-            filling.result = await self._fill(sid)
+            filling.result = await self._fill(sid, operation)
             filling.is_good = True
         finally:
             filling.done.set()
@@ -96,13 +112,14 @@ class Replica:
                 del self._filling[sid]
         return filling.result
 
-    async def _fill(self, sid: str) -> Cached | None:
+    async def _fill(self, sid: str, operation: Operation) -> Cached | None:
         shard, give_up_at = sid[:2], self._clock() + PATIENCE
         for number in range(MAX_ROUNDS):
             if number >= QUICK_ROUNDS:
                 if self._clock() >= give_up_at:
                     break
                 await anyio.sleep(PAUSE)
+            operation.count("attempts")
             verdict = await self._fill_once(sid)
             await self._catch_up(self.cache.view(CONTROL), self.cache.view(shard))
             if verdict == "outdated" or not self.cache.may_serve(shard, self._clock()):

@@ -29,6 +29,7 @@ from evsession.endings import Endings
 from evsession.errors import ConfigError, EvsessionError, SessionError, StoreUnavailable
 from evsession.events import Cause, Ended, Event
 from evsession.keys import Keyring
+from evsession.operations import Operations
 from evsession.redaction import Redactor
 from evsession.replica import Replica
 from evsession.revocation import Revoker
@@ -97,6 +98,7 @@ class Worker:
         self.audit_policy = audit
         self.clock = clock
         self.counts = Counts()
+        self.operations = Operations(time.perf_counter)
         self.retention = patience.retention
         self.endings = Endings()
         self.idle_ms = milliseconds(session.idle_timeout.total_seconds())
@@ -114,7 +116,7 @@ class Worker:
         self.id = secrets.token_urlsafe(4)
         policy = self.session_policy
         self.cache = (Cache if self.store.has_log else UnfedCache)(self.cache_policy, self.keys)
-        self.replica = Replica(self.store, self.cache, self.keys, self.clock)
+        self.replica = Replica(self.store, self.cache, self.keys, self.clock, self.operations)
         self.connections = self.cache.watcher = Connections(
             self.store, self.replica, self.clock, self.cache_policy, self.endings, touch_every=self.idle_ms / 10_000
         )
@@ -349,9 +351,9 @@ class Worker:
         ended = 0
         self._swept_at = self.clock()
         for shard in self.store.shards:
-            for sid in await self.store.due(shard, SWEEP_BATCH):
-                ended += await self._sweep_one(shard, sid)
-        ended += await self._bury_condemned()
+            ended += await self._sweep_shard(shard)
+        if self.revoked_users or self._condemned:
+            ended += await self._bury_condemned()
         if self.clock() - self._trimmed_at > TRIM_EVERY:
             self._trimmed_at = self.clock()
             for shard in self.store.shards:
@@ -362,16 +364,29 @@ class Worker:
         self.counts.swept += ended
         return ended
 
+    async def _sweep_shard(self, shard: str) -> int:
+        due = await self.store.due(shard, SWEEP_BATCH)
+        if not due:
+            return 0
+        with self.operations.sweep() as sweep:
+            ended = sum([await self._sweep_one(shard, sid) for sid in due])
+            sweep.note("shard", shard)
+            sweep.note("sessions.ended", ended)
+            return ended
+
     async def _bury_condemned(self) -> int:
         ended = 0
-        while self.revoked_users:
-            self._condemned.extend(member.sid for member in (await self.store.members(self.revoked_users[0])).members)
-            self.revoked_users.popleft()
-        for _ in range(min(len(self._condemned), SWEEP_BATCH)):
-            cached = await self.replica.fill(self._condemned[0])
-            if cached is not None and cached.dead and cached.stored.snapshot.ended is None:
-                ended += await self._end_revoked(cached.stored.snapshot)
-            self._condemned.popleft()
+        with self.operations.sweep() as sweep:
+            while self.revoked_users:
+                index = await self.store.members(self.revoked_users[0])
+                self._condemned.extend(member.sid for member in index.members)
+                self.revoked_users.popleft()
+            for _ in range(min(len(self._condemned), SWEEP_BATCH)):
+                cached = await self.replica.fill(self._condemned[0])
+                if cached is not None and cached.dead and cached.stored.snapshot.ended is None:
+                    ended += await self._end_revoked(cached.stored.snapshot)
+                self._condemned.popleft()
+            sweep.note("sessions.ended", ended)
         return ended
 
     async def _expunge(self) -> None:
