@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import fields
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -35,6 +37,17 @@ def blocks_of(page: Path) -> list[tuple[int, str]]:
     return [(text.count("\n", 0, found.start(1)), found[1]) for found in RUNNABLE.finditer(text)]
 
 
+@pytest.fixture
+def levels_restored() -> Iterator[None]:
+    """Take back what a page tells its reader to set, or each later test of this process would log as that page does."""
+    ours = [logging.getLogger(), *(logging.getLogger(name) for name in ("evsession", "evsession.request"))]
+    levels = [logger.level for logger in ours]
+    yield
+    for logger, level in zip(ours, levels, strict=True):
+        logger.setLevel(level)
+
+
+@pytest.mark.usefixtures("levels_restored")
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)], ids=named)
 def test_the_examples_of_a_page_run(page: Path) -> None:
     """The blocks run one after the other in one namespace, as a reader would paste them."""
