@@ -328,6 +328,19 @@ def _all_names(snapshot: Snapshot) -> tuple[str, ...]:
     return (EVERYONE, *names_of(snapshot))
 
 
+def name_of(kind: str, value: object) -> str:
+    """Return the name that a session can be revoked by.
+
+    Raises:
+        ValueError: the kind is not a plain word, is reserved, or the value is empty.
+    """
+    text = str(value)
+    if not kind.isidentifier() or kind in ("user", EVERYONE) or not text:
+        msg = f"{kind!r} and {text!r} make no name; give a word such as 'tenant' and a value, or use revoke_user(id)"
+        raise ValueError(msg)
+    return f"{kind}:{text}"
+
+
 def names_of(snapshot: Snapshot) -> tuple[str, ...]:
     """Return what a session can be revoked by, beside `everyone`."""
     return snapshot.names if snapshot.user_id is None else (f"user:{snapshot.user_id}", *snapshot.names)

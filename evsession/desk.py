@@ -16,7 +16,7 @@ from evsession.codec import Stored
 from evsession.committer import Decide
 from evsession.config import AuditPolicy, CachePolicy, CookiePolicy, SessionPolicy, check_transports
 from evsession.context import MAX_TEXT, Acting, acting, actor_of, context_of, current, outside
-from evsession.control import EVERYONE
+from evsession.control import EVERYONE, name_of
 from evsession.device import unpack
 from evsession.draft import Stamp
 from evsession.errors import ConfigError, SessionConflict, SessionEnded, Unsupported
@@ -246,7 +246,10 @@ class Desk:
 
         Raises:
             SessionConflict: somebody else changed one of the same keys meanwhile; nothing was written.
-            SessionEnded: the session is over.
+            SessionEnded: the session is over, or was never there; nothing was written.
+            CodecError, SessionTooLarge: the data cannot be stored; nothing was written.
+            Unsupported: the data would name another user; nothing was written.
+            StoreUnavailable: the store did not take it in time; with `outcome_unknown` it may have.
         """
         cached = await self._required(id_of(session))
         before = cached.stored.snapshot.data
@@ -274,8 +277,10 @@ class Desk:
         For counters and stock: ``await manager.update(session, lambda data: data.update(n=data.get("n", 0) + 1))``.
 
         Raises:
-            SessionEnded: the session is over.
-            StoreUnavailable: the store did not take it in time.
+            SessionEnded: the session is over, or was never there; nothing was written.
+            CodecError, SessionTooLarge: the data cannot be stored; nothing was written.
+            Unsupported: the data would name another user; nothing was written.
+            StoreUnavailable: the store did not take it in time; with `outcome_unknown` it may have.
         """
         cached = await self._required(id_of(session))
         results: list[R] = []
@@ -453,19 +458,6 @@ def _note(operation: Operation, receipt: Receipt) -> None:
     for part in ("confirmed", "fenced", "pending"):
         operation.note(f"receipt.{part}", len(getattr(receipt, part)))
     operation.note("receipt.replicas", receipt.replicas)
-
-
-def name_of(kind: str, value: object) -> str:
-    """Return the name that a session can be revoked by.
-
-    Raises:
-        ValueError: the kind is not a plain word, is reserved, or the value is empty.
-    """
-    text = str(value)
-    if not kind.isidentifier() or kind in ("user", EVERYONE) or not text:
-        msg = f"{kind!r} and {text!r} make no name; give a word such as 'tenant' and a value, or use revoke_user(id)"
-        raise ValueError(msg)
-    return f"{kind}:{text}"
 
 
 def id_of(session: Session | SessionInfo | str) -> str:

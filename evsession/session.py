@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, cast
 from evsession.canonical import check_key, check_scalar, check_value, dumps, loads
 from evsession.codec import Stored
 from evsession.config import SessionPolicy
+from evsession.control import name_of
 from evsession.errors import CodecError, InvalidUserId, SessionDetached, SessionInvalid
 from evsession.events import Actor, Cause, Changes
 from evsession.info import SessionInfo, info_of
@@ -264,14 +265,14 @@ class Session(dict[str, Any]):
             InvalidUserId: it cannot identify a user; nothing was changed.
             ResponseStarted: it is too late for a cookie; nothing was changed.
             Unsupported: the manager takes no tokens of this transport; nothing was changed.
-            ValueError: `remember` is out of its range; nothing was changed.
+            ValueError: `remember` is out of its range, or no session can have such a name; nothing was changed.
         """
         user = normalise_user_id(user_id)
         _check_remember(remember)
         self._bound("login").needs_cookie("login")
         if transport is not None:
             self._bound("login").check_transport(transport)
-        named = tuple(f"{kind}:{value}" for kind, value in (names or {}).items())
+        named = tuple(name_of(kind, value) for kind, value in (names or {}).items())
         if self.is_dead:
             super().clear()
             self._renew_models(is_other=True)
@@ -316,8 +317,10 @@ class Session(dict[str, Any]):
 
         Raises:
             SessionEnded: the session is over; the changes were dropped.
-            SessionTooLarge, CodecError: the data cannot be stored; nothing was written.
-            StoreUnavailable: the store did not take it in time.
+            SessionTooLarge, CodecError, SessionInvalid, InvalidUserId: the data cannot be stored; it is still pending.
+            SessionLimitReached: there are too many sessions; nothing was written.
+            ResponseStarted: a session cannot begin any more; nothing was written.
+            StoreUnavailable: the store did not take it in time; with `outcome_unknown` it may have.
             SessionDetached: the request is over.
         """
         await self._bound("save").save(self)
@@ -472,7 +475,11 @@ class Session(dict[str, Any]):
 
     @property
     def info(self) -> SessionInfo:
-        """What is known of the session beside its data, as of now."""
+        """What is known of the session beside its data, as of now.
+
+        Raises:
+            CodecError, SessionInvalid, InvalidUserId: the data could not be committed as it is.
+        """
         changes = Changes() if self.is_dead else self.plan().changes
         source = "none" if self._binding is None else self._binding.source
         return replace(

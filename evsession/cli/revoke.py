@@ -122,7 +122,7 @@ def check_name(kind: str, value: str) -> None:
     Raises:
         ConfigError: they cannot.
     """
-    from evsession.desk import name_of
+    from evsession.control import name_of
 
     try:
         name_of(kind, value)

@@ -267,6 +267,15 @@ def test_a_login_says_who_and_by_which_names() -> None:
     assert session.plan() == Plan(login=login, changes=Changes(set_={"seen": 1}))
 
 
+@pytest.mark.parametrize("names", [{"user": "43"}, {"everyone": "x"}, {"a b": "x"}, {"tenant": ""}])
+def test_a_login_with_a_name_that_nobody_could_revoke_is_refused(names: dict[str, str]) -> None:
+    """Where it is made, and not when somebody wants to revoke it; nor can it pass for another user's."""
+    session = begun({"a": 1})
+    with pytest.raises(ValueError, match="give a word such as 'tenant'"):
+        session.login(42, names=names)
+    assert not session.plan()
+
+
 @pytest.mark.parametrize("known", [None, "42"])
 def test_a_login_of_nobody_or_of_the_same_user_goes_on(known: str | None) -> None:
     """In the session that there is."""
