@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import translate
 from functools import lru_cache
 from typing import Any, Final
@@ -42,19 +42,22 @@ class Redactor:
 
     def paths(self, data: Mapping[str, Any]) -> tuple[str, ...]:
         """Return a JSON pointer for each secret value, outermost only."""
-        return tuple(self._walk("", data))
+        return tuple(self._within(data))
 
-    def _walk(self, path: str, value: Mapping[str, Any] | list[Any] | tuple[Any, ...]) -> Iterator[str]:
+    def _within(self, value: Mapping[str, Any] | list[Any] | tuple[Any, ...]) -> list[str]:
+        # Pointers are put together on the way back: nearly always there are none, and no text is made.
+        found: list[str] = []
         if isinstance(value, _MAPPINGS):
             for name, member in value.items():
                 if self.hides(name):
-                    yield f"{path}/{_escape(name)}"
+                    found.append(f"/{_escape(name)}")
                 elif isinstance(member, _CONTAINERS):
-                    yield from self._walk(f"{path}/{_escape(name)}", member)
+                    found += [f"/{_escape(name)}{rest}" for rest in self._within(member)]
         else:
             for index, member in enumerate(value):
                 if isinstance(member, _CONTAINERS):
-                    yield from self._walk(f"{path}/{index}", member)
+                    found += [f"/{index}{rest}" for rest in self._within(member)]
+        return found
 
 
 def _bare(name: str) -> str:
