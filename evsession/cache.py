@@ -29,9 +29,9 @@ from evsession.wire import (
     Position,
     StreamId,
     id_text,
+    known_id,
     notice_key_id,
     notice_tag_is_good,
-    parse_id,
     split_message,
     unpack_notice,
 )
@@ -340,7 +340,7 @@ class Cache:
             self._drop(flight.sid)
         cached = Cached(stored, flight.view, deadline)
         cached.touch_at = touch_at
-        is_told = flight.since is not None and parse_id(stored.last_id.encode()) <= flight.since.id
+        is_told = flight.since is not None and known_id(stored.last_id.encode()) <= flight.since.id
         self._keep(cached, flight.known)
         if not is_told and stored.head != head and self._entries.get(flight.sid) is cached:
             cached.proven_until = sent_at + self._staleness

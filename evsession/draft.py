@@ -6,14 +6,14 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from evsession.canonical import DataLimits, check_key, check_size, check_value, dumps, dumps_to_keep, loads
-from evsession.chain import FIRST, head_of, link_of
-from evsession.codec import Stored, idle_of, pack_body, pack_event, pack_prefix, redacted_body, status_of, type_of
+from evsession.chain import FIRST, Heads
+from evsession.codec import Stored, idle_of, pack_body, pack_event, pack_prefix, split_body, status_of, type_of
 from evsession.events import Authenticated, Changes, Ended, Event
 from evsession.keys import Keyring
-from evsession.redaction import Redactor
+from evsession.redaction import Redactor, redact_snapshot
 from evsession.state import Snapshot, evolve, key_of
 from evsession.store import EVENT_KEY, Commit, Condition
-from evsession.wire import START, Notice, pack_notice
+from evsession.wire import START, Notice, tagged
 
 CONTAINERS: Final = (dict, list, tuple)
 
@@ -66,7 +66,8 @@ class Drafter:
     def __init__(self, keys: Keyring, redactor: Redactor, limits: DataLimits, *, idle: int, absolute: int) -> None:
         self._message_key, self._message_key_id = keys.signing.message, keys.signing.key_id
         self._audit_id = keys.audit_id
-        self._head_key, self._redact_key = _audit_keys(keys)
+        head_key, self._redact_key = _audit_keys(keys)
+        self._heads = Heads(head_key)
         self._redactor = redactor
         self._limits = limits
         self.idle = idle
@@ -117,47 +118,28 @@ class Drafter:
         if is_new_data:
             check_size(snapshot.data, raw, self._limits)
         event_id, actor, context, worker_time = stamp
-        version, type_ = snapshot.version, type_of(event)
+        version, type_, key_id = snapshot.version, type_of(event), self._message_key_id
+        previous, expected = (FIRST, b"") if base is None else (base.head, base.head)
+        name, number = sid.encode(), b"%d" % version
         data = pack_event(event, self._redact_key, sid, version)
-        previous = base.head if base is not None else FIRST
-        name = sid.encode()
-        covered = (name, b"%d" % version, type_.encode(), event_id, actor, context, data)
-        link = link_of(self._head_key, previous, covered)
+        link = self._heads.link(previous, (name, number, type_.encode(), event_id, actor, context, data))
         body = pack_body(snapshot, raw)
-        covered_body = redacted_body(self._redact_key, snapshot, body)
-        head = head_of(self._head_key, link, name, version, status_of(snapshot), covered_body)
-        key_id, told = self._message_key_id, b"" if event.redacted else data
-        part = pack_notice(
-            self._message_key,
-            sid=sid,
-            version=version,
-            previous_head=previous,
-            head=head,
-            link=link,
-            event_id=event_id,
-            key_id=key_id,
-            type_=type_,
-            data=told,
-        )
-        commit = Commit(
-            sid=sid,
-            expected=base.head if base is not None else b"",
-            event_id=event_id,
-            first_version=first_version,
-            prefix=pack_prefix(self._audit_id, head, link, snapshot),
-            body=body,
-            idle=self._idle(base, event),
-            absolute=absolute or (0 if base is not None else self.absolute),
-            type=type_,
-            condition=condition,
-            actor=actor,
-            context=context,
-            data=data,
-            worker_time=worker_time,
-            notice=part,
-        )
+        covered = body if not snapshot.marks else self._redacted(snapshot, raw, body)
+        head = self._heads.head(link, name, number, status_of(snapshot), covered)
+        told = b"" if event.redacted else data
         notice = Notice(START, START.id, sid, version, previous, head, link, event_id, key_id, type_, told)
+        # By position, as are all of these tuples here: 16 names cost a microsecond more (measured).
+        commit = Commit(
+            sid, expected, event_id, first_version, pack_prefix(self._audit_id, head, link, snapshot), body,
+            self._idle(base, event), absolute or (0 if base is not None else self.absolute), type_, condition, actor,
+            context, data, worker_time, tagged(self._message_key, notice),
+        )  # fmt: skip
         return Draft(commit, notice, snapshot, raw, head, link, self._audit_id)
+
+    def _redacted(self, snapshot: Snapshot, raw: bytes, body: bytes) -> bytes:
+        """Return the form of a living session's body that heads cover, made from the body itself: only data differ."""
+        before, after = split_body(body, raw)
+        return before + dumps(redact_snapshot(self._redact_key, snapshot)) + after
 
     def _idle(self, base: Stored | None, event: Event) -> int:
         if isinstance(event, Authenticated):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator
+from functools import lru_cache
 from hmac import compare_digest
 from typing import Final, NamedTuple
 
@@ -46,6 +47,10 @@ def parse_id(raw: bytes) -> StreamId:
     """Return the two numbers of a stream id such as ``1700000000000-0``."""
     ms, _, seq = raw.partition(b"-")
     return int(ms), int(seq or b"0")
+
+
+known_id = lru_cache(maxsize=64)(parse_id)
+"""Does the same for an id that comes up again at once, as a commit's: in its reply, its message and the next one."""
 
 
 def id_text(id_: StreamId) -> str:
@@ -150,8 +155,16 @@ def pack_notice(
 
     The tag is there because whoever can PUBLISH must not be able to write sessions.
     """
-    digests = previous_head + head + link + event_id
-    content = b"%-24b%010d%b%b%b %b" % (sid.encode(), version, digests, key_id.encode(), type_.encode(), data)
+    notice = Notice(START, START.id, sid, version, previous_head, head, link, event_id, key_id, type_, data)
+    return tagged(key, notice)
+
+
+def tagged(key: bytes, notice: Notice) -> bytes:
+    """Return a notice as the worker's part of a message; `prev` and `id` are the server's to say."""
+    _, _, sid, version, previous_head, head, link, event_id, key_id, type_, data = notice
+    content = b"%-24b%010d%b%b%b%b%b%b %b" % (
+        sid.encode(), version, previous_head, head, link, event_id, key_id.encode(), type_.encode(), data
+    )  # fmt: skip
     return mac(key, content) + content
 
 
@@ -163,16 +176,16 @@ def split_message(message: bytes) -> Iterator[tuple[Position, StreamId, bytes]]:
     Raises:
         ValueError: the message is not of this form.
     """
-    at = 0
-    while at < len(message):
+    at, end = 0, len(message)
+    while at < end:
         line_end = message.index(b"\n", at)
         prev, id_, size = message[at:line_end].split(b" ")
         part, length = line_end + 1 + _DIGEST, int(size)
         at = part + length
-        if length < 0 or at > len(message):
+        if length < 0 or at > end:
             msg = "a feed message is cut short"
             raise ValueError(msg)
-        yield Position(parse_id(prev), message[line_end + 1 : part]), parse_id(id_), message[part:at]
+        yield Position(known_id(prev), message[line_end + 1 : part]), known_id(id_), message[part:at]
 
 
 def unpack_notice(prev: Position, id_: StreamId, part: bytes) -> Notice:

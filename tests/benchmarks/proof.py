@@ -26,6 +26,7 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from evsession import AuditPolicy, SessionManager
+from evsession.chain import Heads
 from evsession.context import context_of
 from evsession.events import Changes, Created, Updated
 from evsession.tokens import new_sid
@@ -125,7 +126,7 @@ def without_heads() -> Iterator[None]:
     def cheap(*_: object) -> bytes:
         return next(number).to_bytes(16, "big")
 
-    with patch("evsession.draft.link_of", cheap), patch("evsession.draft.head_of", cheap):
+    with patch.object(Heads, "link", cheap), patch.object(Heads, "head", cheap):
         yield
 
 
