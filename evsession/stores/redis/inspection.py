@@ -59,9 +59,9 @@ async def restore(link: Link, keys: Keys, commit: Commit, header: bytes, ttls: t
     touched = (keys.log, keys.expiry, keys.end, keys.birth, keys.ended, keys.snapshot(commit.sid))
     status, _, now, id_, tail, packed = await link.run(
         RESTORE, touched,
-        commit.sid, commit.expected, commit.event_id, commit.first_version, commit.prefix, commit.body, commit.idle,
-        commit.absolute, commit.type, commit.condition, commit.actor, commit.context, commit.data, commit.worker_time,
-        commit.notice, keys.channel, b"PUBLISH", *ttls, header,
+        commit.sid, commit.expected, commit.event_id, commit.prefix, commit.body, commit.actor, commit.context,
+        commit.data, commit.worker_time, commit.notice, commit.first_version, commit.idle, commit.absolute, commit.type,
+        commit.condition, keys.channel, b"PUBLISH", *ttls, header,
     )  # fmt: skip
     return CommitReply(status.decode(), commit.sid, now, parse_id(id_) if id_ else None, tail, packed)
 

@@ -55,7 +55,7 @@ from evsession.stores.redis.scripts import (
     Call,
 )
 from evsession.view import CONTROL, Beat, BeatReply
-from evsession.wire import Entry, Line, Position, StreamId, entry_of, id_text, parse_id
+from evsession.wire import Entry, Line, Position, StreamId, entry_of, id_text, known_id, parse_id
 
 ENDED_KEPT_MS: Final = 600_000
 """How long an ended, emptied snapshot stays: ten minutes.  Source: longer than any request in flight may last."""
@@ -69,10 +69,16 @@ NAMES_AT_ONCE: Final = 2_000
 EXPUNGED_AT_ONCE: Final = 1_000
 """Entries of the control log removed at once.  Source: a few milliseconds of the server's time."""
 
+MAX_KINDS: Final = 1_024
+"""How many kinds of commits are kept packed.  Source: four kinds in each of 256 shards, 1 KB a kind."""
+
 SWEEP_TURN_MS: Final = 5_000
 """How long one worker sweeps a shard before another may.  Source: a few pauses between sweeps."""
 
 log = logging.getLogger("evsession.redis")
+
+_Kind = tuple[str, str, int, int, int, str]
+"""What calls of the commit script have in common: shard, type, timeouts, first version and condition."""
 
 
 class RedisStore:
@@ -94,7 +100,7 @@ class RedisStore:
         self.shards = tuple(f"{number:02x}" for number in range(shards))
         self._address = Address.parse(url)
         self._keys: dict[str, Keys] = {}
-        self._commits: dict[str, Call] = {}
+        self._commits: dict[_Kind, Call] = {}
         self._index = RedisIndex(namespace, self._connected)
         self._worker = ""
         self._bound = 0
@@ -161,12 +167,16 @@ class RedisStore:
     async def raise_to(self, field: str, number: int) -> int:
         return int(await self._connected().run(RAISE, (meta_key(self.namespace),), field, number))
 
-    def _commit_call(self, shard: str) -> Call:
-        keys, ttls = self.keys(shard), (b"%d" % ENDED_KEPT_MS, b"%d" % KEPT_PAST_ABSOLUTE_MS)
-        call = Call(
-            COMMIT, (keys.log, keys.expiry, keys.end, keys.birth, keys.ended), 16, (keys.channel, b"PUBLISH", *ttls)
-        )
-        return self._commits.setdefault(shard, call)
+    def _commit_call(self, commit: Commit, kind: _Kind) -> Call:
+        keys, ttls = self.keys(commit.sid[:2]), (b"%d" % ENDED_KEPT_MS, b"%d" % KEPT_PAST_ABSOLUTE_MS)
+        times = (b"%d" % commit.first_version, b"%d" % commit.idle, b"%d" % commit.absolute)
+        rest = (commit.type.encode(), commit.condition.encode(), keys.channel, b"PUBLISH", *ttls)
+        call = Call(COMMIT, (keys.log, keys.expiry, keys.end, keys.birth, keys.ended), 11, times + rest)
+        if not commit.first_version and not commit.condition:
+            if len(self._commits) >= MAX_KINDS:
+                self._commits.clear()
+            self._commits[kind] = call
+        return call
 
     def commit(self, commit: Commit) -> Coroutine[Any, Any, CommitReply]:
         return self._commit(commit) if commit.entrance is None else self._enter_and_commit(commit, commit.entrance)
@@ -192,30 +202,22 @@ class RedisStore:
         )
 
     async def _commit(self, commit: Commit) -> CommitReply:
-        shard, sid_ = commit.sid[:2], commit.sid.encode()
+        (
+            sid, expected, event_id, first_version, prefix, body, idle, absolute, type_, condition, actor, context,
+            data, worker_time, notice, _,
+        ) = commit  # fmt: skip
+        shard, name = sid[:2], sid.encode()
+        kind = (shard, type_, idle, absolute, first_version, condition)
+        call = self._commits.get(kind) or self._commit_call(commit, kind)
         reply = await self._connected().run_packed(
-            self._commits.get(shard) or self._commit_call(shard),
-            self._keys[shard].snapshots + sid_,
-            sid_,
-            commit.expected,
-            commit.event_id,
-            b"%d" % commit.first_version,
-            commit.prefix,
-            commit.body,
-            b"%d" % commit.idle,
-            b"%d" % commit.absolute,
-            commit.type.encode(),
-            commit.condition.encode(),
-            commit.actor,
-            commit.context,
-            commit.data,
-            b"%d" % commit.worker_time,
-            commit.notice,
-        )
-        status, sid, now, *rest = reply
-        _same_sid(commit.sid, sid)
-        id_, tail, packed = rest or (b"", b"", b"")
-        return CommitReply(status.decode(), commit.sid, now, parse_id(id_) if id_ else None, tail, packed)
+            call,
+            self._keys[shard].snapshots + name,
+            name, expected, event_id, prefix, body, actor, context, data, b"%d" % worker_time, notice,
+        )  # fmt: skip
+        status, answered, now, *found = reply
+        _same_sid(sid, answered)
+        id_, tail, packed = found or (b"", b"", b"")
+        return CommitReply(status.decode(), sid, now, known_id(id_) if id_ else None, tail, packed)
 
     async def fill(self, sid: str, beats: Sequence[Beat] = ()) -> FillReply:
         # The link keeps the order of calls, and one flush takes all: heartbeats and fill are one round trip.
