@@ -222,15 +222,18 @@ class Prover:
     def _after(self, trace: Trace, line: Sequence[bytes], version: int) -> bytes | None:
         """Return the body after an entry, None if it cannot be known; an end is known without what came before."""
         folding, sid = trace.folding, line[2]
-        if folding is not None and line[1] == b"updated" and (body := folding.update(line[9])) is not None:
-            return body
         try:
+            if folding is not None and line[1] == b"updated" and folding.update(line[9]):
+                return folding.body
             event = unpack_event(line[1].decode(), line[9])
             if isinstance(event, Authenticated):
                 trace.remember = event.remember
             if folding is None and isinstance(event, Ended):
                 folding = trace.folding = Folding(Snapshot(sid=sid.decode(), version=version - 1))
-            return None if folding is None else folding.fold(event)
+            if folding is None:
+                return None
+            folding.fold(event)
+            return folding.body
         except UnknownFormat as error:
             self._fault(sid, "unreadable", line[0], version, str(error))
         except _MALFORMED:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -914,9 +913,9 @@ def test_who_is_dead_is_known_of_the_cached_state_and_asked_of_any_other() -> No
     assert world.cache.is_dead(snapshot)
     world.cache.judge(cached)
     assert world.cache.is_dead(snapshot)
-    assert not world.cache.is_dead(replace(snapshot, user_id="1"))
+    assert not world.cache.is_dead(snapshot._replace(user_id="1"))
     world.cache.fork(world.view)
-    assert world.cache.is_dead(replace(snapshot, sid=B))
+    assert world.cache.is_dead(snapshot._replace(sid=B))
 
 
 # ── tombstones ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -99,7 +98,7 @@ def test_a_session_lasts_from_its_beginning_or_last_login_to_the_absolute_deadli
 def test_a_remembered_session_is_never_idle() -> None:
     """Unless the usual time is the longer one."""
     stored = check(PLAIN)._replace(created_at=0, authenticated_at=5_000, absolute_at=65_000)
-    remembered = stored._replace(snapshot=replace(stored.snapshot, remembered=True))
+    remembered = stored._replace(snapshot=stored.snapshot._replace(remembered=True))
     assert [idle_of(stored, usual) for usual in (30_000, 90_000)] == [30_000, 90_000]
     assert [idle_of(remembered, usual) for usual in (30_000, 90_000)] == [60_000, 90_000]
 

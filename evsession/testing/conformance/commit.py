@@ -168,7 +168,7 @@ async def test_the_same_version_with_another_head_is_a_conflict(store: Store) ->
 async def test_a_session_that_exists_is_not_created_again(store: Store) -> None:
     """The id of a living session cannot be taken over."""
     state = await story(store, [created(mine=True)])
-    other, _ = commit_of(replace(begin(), snapshot=replace(state.snapshot, version=0, data={})), created(mine=False))
+    other, _ = commit_of(replace(begin(), snapshot=state.snapshot._replace(version=0, data={})), created(mine=False))
     reply = await store.commit(other)
     assert reply.status == "conflict"
     assert opened(state.sid, reply.packed).snapshot.data == {"mine": True}
@@ -188,7 +188,7 @@ async def test_an_ended_session_refuses_everything(store: Store) -> None:
     """Neither an update, nor a login, nor another end, nor a creation brings it back, on old heads and on the last."""
     _, base = await happened(store, begin(), created(cart=["tea"]))
     _, over = await happened(store, base, ended("logout"))
-    fresh = replace(base, snapshot=replace(base.snapshot, version=0, data={}), head=begin().head)
+    fresh = replace(base, snapshot=base.snapshot._replace(version=0, data={}), head=begin().head)
     for state in (base, over):
         for event in (updated(a=1), authenticated("42"), ended("revoked")):
             reply = await store.commit(commit_of(state, event)[0])
