@@ -41,6 +41,7 @@ anything = st.one_of(
 
 @given(anything, anything, anything)
 @example(b"", b'{"a":1e1}', b'{"a":1,"a":1}')
+@example(b"", b"{", b"{}")
 @example(b"user \xff", b"{}", b"{}")
 def test_every_byte_comes_back(actor: bytes, context: bytes, data: bytes) -> None:
     """Heads cover the bytes, so an archive that changed one of them could not be verified."""
