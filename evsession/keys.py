@@ -21,15 +21,15 @@ Source: OWASP ASVS 5.0, 11.2.3 (128 bits of security)."""
 _GENERATE: Final = 'python -c "import secrets; print(secrets.token_urlsafe(32))"'
 
 
-_SHORT: Final = 512
-_LENGTHS: Final = tuple(number.to_bytes(8, "little") for number in range(_SHORT))
+_SHORT: Final = 1_024
+LENGTHS: Final = tuple(number.to_bytes(8, "little") for number in range(_SHORT))
 """The lengths of most parts, made once: that saves 0.5 of 2.5 µs for nine parts (measured)."""
 
 
 def length(part: bytes) -> bytes:
     """Return what precedes a part in a digest."""
     size = len(part)
-    return _LENGTHS[size] if size < _SHORT else size.to_bytes(8, "little")
+    return LENGTHS[size] if size < _SHORT else size.to_bytes(8, "little")
 
 
 def mac(key: bytes, *parts: bytes, size: int = 16) -> bytes:
@@ -42,7 +42,7 @@ def mac(key: bytes, *parts: bytes, size: int = 16) -> bytes:
     update = digest.update
     for part in parts:
         count = len(part)
-        update(_LENGTHS[count] if count < _SHORT else count.to_bytes(8, "little"))
+        update(LENGTHS[count] if count < _SHORT else count.to_bytes(8, "little"))
         update(part)
     return digest.digest()
 

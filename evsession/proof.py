@@ -158,27 +158,35 @@ class Prover:
 
     # ── entries ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def entry(self, shard: str, line: Sequence[bytes]) -> None:
+    def entry(self, shard: bytes, *line: bytes) -> None:
         """Take in the next entry of a shard's log, and check it against all that came before in its session."""
         try:
             id_, type_, sid, number, previous, event_id, _, actor, context, data, key_id, head = line
             version = int(number)
             trace = self._traces.get(sid) or self._new(sid)
         except ValueError:
-            self._fault(b"", "foreign", line[0], detail="an entry that evsession did not write", shard=shard)
+            self._fault(b"", "foreign", line[0], detail="an entry that evsession did not write", shard=shard.decode())
             return
-        if sid[:2] != shard.encode():
-            self._fault(sid, "misplaced", id_, version, f"it stands in the log of shard {shard}", shard=shard)
+        if sid[:2] != shard:
+            name = shard.decode()
+            self._fault(sid, "misplaced", id_, version, f"it stands in the log of shard {name}", shard=name)
             return
         if not trace.first_id:
             self._begin(trace, line, version)
-        if (version != trace.version + 1 or trace.has_ended) and not self._follows(trace, sid, id_, version):
+        folding = trace.folding
+        is_over = folding is not None and folding.status == ENDED
+        if (is_over or version != trace.version + 1) and not self._follows(trace, sid, id_, version):
             return
         if previous != trace.last_id:
             self._fault(sid, "unlinked", id_, version, "it does not name the session's event before it")
         body, trace.link = self._after(trace, line, version), None
         folding, before = trace.folding, trace.head
-        if body is not None and folding and before is not None and (heads := self._heads_of(line, version)) is not None:
+        if (
+            body is not None
+            and folding is not None
+            and before is not None
+            and (heads := self._heads.get(key_id) or self._heads_of(line, version)) is not None
+        ):
             link = heads.link(before, (sid, number, type_, event_id, actor, context, data))
             if heads.head(link, sid, number, folding.status, body) == head:
                 trace.link = link

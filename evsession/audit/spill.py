@@ -1,23 +1,27 @@
 """Sorting more records than memory should hold into parts, on disk.
 
-A record is a tuple of bytes. On disk it has the form in which Redis speaks, because its parser in C is at hand.
+A record is a tuple of bytes. On disk many of them stand together as Python marshals them, which takes a sixth of the
+time of any other form at hand (measured). Nobody else can open the files, so nothing foreign is ever read back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import marshal
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from struct import Struct
 from tempfile import TemporaryFile
 from types import TracebackType
-from typing import IO, Any, Final, Self, cast
+from typing import IO, Final, Self
 
-import hiredis
+Record = tuple[bytes, ...]
 
-BUFFER: Final = 65_536
-"""Bytes of a part that are collected before they are written.  Source: 128 parts take 8 MB."""
+TOGETHER: Final = 128
+"""Records of a part that are collected before they are written.  Source: 128 parts take 15 MB."""
 
-
-_pack: Final[Callable[[tuple[bytes, ...]], bytes]] = cast(Any, hiredis.pack_command)
+_FORM: Final = 2
+"""The version of the form: later ones look for objects that come twice, and take thrice as long."""
+_SIZE: Final = Struct("<I")
 
 
 class Spill:
@@ -28,10 +32,9 @@ class Spill:
     """
 
     def __init__(self, parts: int) -> None:
-        self._memory: list[tuple[bytes, ...]] | None = [] if parts == 1 else None
         self._stack = ExitStack()
+        self._waiting: list[list[Record]] = [[] for _ in range(parts)]
         self._files = [self._opened() for _ in range(parts if parts > 1 else 0)]
-        self._buffers = [bytearray() for _ in self._files]
 
     def _opened(self) -> IO[bytes]:
         return self._stack.enter_context(TemporaryFile(prefix="evsession-"))
@@ -42,28 +45,31 @@ class Spill:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.close()
 
-    def add(self, part: int, record: tuple[bytes, ...]) -> None:
+    def add(self, part: int, record: Record) -> None:
         """Append a record to a part."""
-        if self._memory is not None:
-            self._memory.append(record)
-            return
-        buffer = self._buffers[part]
-        buffer += _pack(record)
-        if len(buffer) >= BUFFER:
-            self._files[part].write(buffer)
-            buffer.clear()
+        waiting = self._waiting[part]
+        waiting.append(record)
+        if len(waiting) >= TOGETHER and self._files:
+            self._write(part)
 
-    def records(self, part: int) -> Iterator[Any]:
-        """Yield the records of a part in the order in which they came, as sequences of bytes."""
-        if self._memory is not None:
-            yield from self._memory
-            return
-        file = self._files[part]
-        file.write(self._buffers[part])
-        self._buffers[part].clear()
-        file.seek(0)
-        reader = hiredis.Reader(notEnoughData=None)
-        while chunk := file.read(BUFFER):
-            reader.feed(chunk)
-            while (record := reader.gets()) is not None:
-                yield record
+    def _write(self, part: int) -> None:
+        batch = marshal.dumps(self._waiting[part], _FORM)
+        self._files[part].write(_SIZE.pack(len(batch)) + batch)
+        self._waiting[part].clear()
+
+    def batches(self, part: int) -> Iterator[Sequence[Record]]:
+        """Yield the records of a part in the order in which they came, some at once."""
+        if self._files:
+            self._write(part)
+            yield from batches_of(self._files[part])
+        else:
+            waiting = self._waiting[part]
+            for start in range(0, len(waiting), TOGETHER):
+                yield waiting[start : start + TOGETHER]
+
+
+def batches_of(file: IO[bytes]) -> Iterator[Sequence[Record]]:
+    """Yield the records that a part's file holds, some at once."""
+    file.seek(0)
+    while size := file.read(_SIZE.size):
+        yield marshal.loads(file.read(*_SIZE.unpack(size)))

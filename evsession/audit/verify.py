@@ -7,12 +7,9 @@ Snapshots and entries are sorted into parts by session; then one part after the 
 
 from __future__ import annotations
 
-import gc
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
-from itertools import islice
 from math import ceil
 from time import monotonic
 from typing import Final, NamedTuple
@@ -20,11 +17,12 @@ from zlib import crc32
 
 import anyio.lowlevel
 
+from evsession.audit.collector import collector_relaxed
 from evsession.audit.entries import Entries
 from evsession.audit.pages import LAST_ID, PAGE, all_pages, log_pages
 from evsession.audit.report import Progress, Report, Trimmed
 from evsession.audit.revocations import revocation_faults
-from evsession.audit.spill import Spill
+from evsession.audit.spill import Record, Spill
 from evsession.keys import Keyring
 from evsession.proof import Fault, FaultKind, Prover, Reach, Trace, counter_faults
 from evsession.store import Store
@@ -84,7 +82,13 @@ class Verification:
             StoreUnavailable: the store did not answer.
             OSError: the disk is full.
         """
-        started = monotonic()
+        with collector_relaxed():
+            started = monotonic()
+            async for proved in self._sessions():
+                yield proved
+            self.report.seconds = monotonic() - started
+
+    async def _sessions(self) -> AsyncGenerator[Proved, None]:
         await self._note_ends()
         parts = max(1, ceil((self._archived + sum(self._lengths.values())) / PART))
         for first in range(0, parts, MAX_PARTS):
@@ -102,7 +106,6 @@ class Verification:
             await self._check_counters(shard)
         async for fault in revocation_faults(self._store, self._keys):
             self.report.add(fault)
-        self.report.seconds = monotonic() - started
 
     async def _note_ends(self) -> None:
         for shard in self._shards:
@@ -156,11 +159,10 @@ class Verification:
     async def _prove(self, pile: _Pile, part: int) -> AsyncIterator[Proved]:
         reaches = {shard: Reach(self._firsts[shard], self._scanned.get(shard, (0, 0))) for shard in self._shards}
         prover = Prover(self._keys, reaches, self.report.add)
-        records, taken = pile.spill.records(part), 0
-        while batch := list(islice(records, PAGE)):
+        taken = 0
+        for batch in pile.spill.batches(part):
             taken += len(batch)
-            with _collector_paused():
-                _take_in(prover, batch)
+            _take_in(prover, batch)
             self._progress("proving", part * PART + taken, pile.size * PART)
             await anyio.lowlevel.checkpoint()
         for sid, trace in prover.finish(self.may_have_lapsed):
@@ -187,24 +189,12 @@ class Verification:
             self.report.trimmed.append(Trimmed(shard=shard, entries=counters.trimmed, first=id_text(counters.first)))
 
 
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Pause the collector of cycles while none are made.  Source: it took 40 % of the time (measured)."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _take_in(prover: Prover, records: Sequence[Sequence[bytes]]) -> None:
-    for shard, *line in records:
-        if shard:
-            prover.entry(shard.decode(), line)
+def _take_in(prover: Prover, records: Iterable[Record]) -> None:
+    for record in records:
+        if record[0]:
+            prover.entry(*record)
         else:
-            prover.snapshot(line[0].decode(), line[1])
+            prover.snapshot(record[1].decode(), record[2])
 
 
 class _Pile:
@@ -224,7 +214,7 @@ class _Pile:
         """Take in an entry; False if it is of a part that comes later, or came before."""
         return self._add(line[2] if len(line) > 2 else b"", (shard, *line))
 
-    def _add(self, sid: bytes, record: tuple[bytes, ...]) -> bool:
+    def _add(self, sid: bytes, record: Record) -> bool:
         part = crc32(sid) % self._of - self._first
         if not 0 <= part < self.size:
             return False

@@ -84,7 +84,7 @@ def test_what_has_no_canonical_form_has_no_head() -> None:
     assert b'"d":null' in folding.body
 
 
-@given(blobs, st.tuples(*[st.binary(max_size=600)] * 7), st.integers(1, 10**9), st.binary(max_size=600))
+@given(blobs, st.tuples(*[st.binary(max_size=1_100)] * 7), st.integers(1, 10**9), st.binary(max_size=1_100))
 def test_heads_are_made_the_same_by_whoever_makes_many(
     previous: bytes, covered: tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes], version: int, body: bytes
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evsession.chain import ENDED, FIRST, LIVE, head_of, link_of
+from evsession.chain import ENDED, FIRST, LIVE, Heads, head_of, link_of
 
 KEY = b"k" * 32
 LINK = link_of(KEY, FIRST, (b"sid", b"data"))
@@ -49,3 +49,12 @@ def test_a_link_covers_the_key_the_head_before_and_each_field(other: bytes) -> N
 def test_a_head_covers_everything_but_the_deadlines(other: bytes) -> None:
     """Another session, version, status or body has another head, and no link can pass for one."""
     assert other != HEAD
+
+
+@pytest.mark.parametrize("size", [0, 1_023, 1_024, 70_000])
+def test_heads_are_made_the_same_by_whoever_makes_many(size: int) -> None:
+    """To the byte, also where a part is longer than those whose lengths are at hand."""
+    heads, part = Heads(KEY), b"x" * size
+    covered = (b"sid", b"7", b"updated", b"event", b"", b"{}", part)
+    assert heads.link(FIRST, covered) == link_of(KEY, FIRST, covered)
+    assert heads.head(LINK, b"sid", b"7", LIVE, part) == head_of(KEY, LINK, b"sid", 7, LIVE, part)
