@@ -28,6 +28,7 @@ from evsession.errors import (
 )
 from evsession.exchange import Exchange
 from evsession.line import HUNG_UP, Line, is_event_stream
+from evsession.outcome import Outcome
 from evsession.patience import RETRY_AFTER
 from evsession.plan import Plan
 from evsession.renewing import renew
@@ -167,6 +168,7 @@ class Conversation(Exchange):
         except EvsessionError as error:
             if not await self._answered(error, default=False):
                 raise
+            self.outcome = "dropped"
             self.session.dropped()
             return False
         return True
@@ -239,14 +241,16 @@ class Conversation(Exchange):
             return
         try:
             keeps = self.manager.policy.keep_on_error
+            self.outcome = "rolled_back"
             plan = self.session.plan() if keeps else self.session.surviving()
             self.started = True
             await self.commit(plan)
         except EvsessionError as second:
+            self.outcome = "dropped"
             log.warning("after an error in the handler the session could not be committed: %s", second)
 
     def _dropped(self, plan: Plan, error: EvsessionError) -> None:
-        self.lost = error
+        self.lost, self.outcome = error, "dropped"
         worker = self.manager.worker
         worker.counts.dropped_changes += 1
         base = self.session.base
@@ -261,10 +265,13 @@ class Conversation(Exchange):
         """Write the line of this request; only for debugging, as it names keys."""
         session: Session = self.session
         base = session.base
+        if base is None and self.cached is not None:
+            base = self.cached.stored  # what is over still has a name
         log.debug(
-            "session=%s source=%s version=%s keys=%s",
+            "session=%s source=%s version=%s outcome=%s changed=%s keys=%s",
             base.snapshot.sid if base is not None else None, self.source,
-            base.snapshot.version if base is not None else 0, _named(session),
+            base.snapshot.version if base is not None else 0, self.outcome or _outcome_of(session),
+            _named(dict.fromkeys(self.changed)), _named(session),
         )  # fmt: skip
 
 
@@ -310,6 +317,15 @@ _EXPLAINED: Final = {
 
 async def _nothing() -> None:
     return None
+
+
+def _outcome_of(session: Session) -> Outcome:
+    """Return what became of a session of which nothing was committed."""
+    if session.is_dead:
+        return "dead"
+    if session.modified:
+        return "unchanged"
+    return "read" if session.accessed else "untouched"
 
 
 def _named(keys: Iterable[str]) -> str:

@@ -28,6 +28,7 @@ from evsession.errors import (
     StoreUnavailable,
 )
 from evsession.events import DEADLINES, Authenticated, Changes, Created, Ended, Event, Renewed, Updated
+from evsession.outcome import Outcome, outcome_of
 from evsession.patience import RETRY_AFTER
 from evsession.plan import Login, Plan
 from evsession.renewing import look
@@ -55,9 +56,9 @@ class Exchange:
     """Binds a session to the connection that it was loaded for; ends with it."""
 
     __slots__ = (
-        "_line", "_revoked", "bearer", "cached", "connection", "control", "cookie", "is_due", "is_former", "is_over",
-        "is_replaced", "issued", "lost", "manager", "mends", "on_error", "raw", "receive", "root", "scope", "send",
-        "session", "source", "started", "ticket", "transport",
+        "_line", "_revoked", "bearer", "cached", "changed", "connection", "control", "cookie", "is_due", "is_former",
+        "is_over", "is_replaced", "issued", "lost", "manager", "mends", "on_error", "outcome", "raw", "receive", "root",
+        "scope", "send", "session", "source", "started", "ticket", "transport",
     )  # fmt: skip
 
     new_session: ClassVar[Callable[..., Session]] = Session
@@ -101,6 +102,9 @@ class Exchange:
         """Whether the client got another answer than the application's."""
         self.lost: EvsessionError | None = None
         """Why changes of this request were dropped."""
+        self.outcome: Outcome | None = None
+        """What became of the session, once it was more than read; for the log, as `changed` is."""
+        self.changed: tuple[str, ...] = ()
         self._line: Line | None = None
         self.source = "none"
 
@@ -204,6 +208,7 @@ class Exchange:
         if self.source == "outage":
             raise StoreUnavailable(RETRY_AFTER, "it was away when the request began")
         session = self.session
+        base = session.base
         try:
             stored = await self._carry_out(plan)
         except SessionEnded:
@@ -214,6 +219,7 @@ class Exchange:
                 raise
             log.debug("a session that was to end was over already")
         else:
+            self.outcome, self.changed = outcome_of(base, stored), (*self.changed, *plan.keys)
             session.committed(stored, plan)
 
     async def _carry_out(self, plan: Plan) -> Stored | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -501,17 +500,3 @@ async def test_an_error_of_the_application_is_never_hidden(manager: SessionManag
         raise ZeroDivisionError
 
     await browser.visit(app, act, fails=ZeroDivisionError)
-
-
-async def test_one_debug_line_a_request(manager: SessionManager, caplog: pytest.LogCaptureFixture) -> None:
-    """Source, version and the names of the keys; no values."""
-    await manager.start()
-    caplog.set_level(logging.DEBUG, logger="evsession.request")
-    app, browser = app_of(manager), Browser()
-    await browser.visit(app, lambda session: session.update(pin="1234"))
-    await browser.visit(app)
-    lines = [record.getMessage() for record in caplog.records]
-    assert lines == [
-        f'session={browser.session_id} source=none version=1 keys=["pin"]',
-        f'session={browser.session_id} source=memory version=1 keys=["pin"]',
-    ]

@@ -40,6 +40,7 @@ from evsession.cli.app import app
 from evsession.config import DEFAULT_REDACT
 from evsession.events import Cause
 from evsession.export.parquet import SCHEMA
+from evsession.outcome import Outcome
 from evsession.proof import FaultKind
 from evsession.stores.redis.keys import Keys
 
@@ -223,6 +224,12 @@ def test_the_page_on_the_layout_names_every_key(slot: str) -> None:
     """A key that nobody explains looks like somebody else's."""
     page = text_of("reference/layout.md")
     assert any(f"`{getattr(Keys('ns', shard), slot).decode()}" in page for shard in ("NN", "ctl"))
+
+
+def test_the_page_on_symptoms_names_each_outcome_of_a_request() -> None:
+    """Each that the line of a request may have, in the order of the code."""
+    table = text_of("how-to/troubleshooting.md").split("## My session", 1)[0]
+    assert [ticked(row[0])[0] for row in list(rows(table))[1:]] == list(get_args(Outcome))
 
 
 # ── the trail ────────────────────────────────────────────────────────────────────────────────────────────────────────
