@@ -2,7 +2,7 @@
 
 For one file, in this order, so that it can be killed between any two steps:
 
-1. Read the log from the checkpoint on, and compress it.
+1. Read the log from the checkpoint on; a thread compresses each page while the next one is read.
 2. Write into the checkpoint which event is the file's last. Whoever takes over now makes the very same file, so two
    archivers, one of them late, only ever write the same bytes to the same place.
 3. Store the file, read it back, compare.
@@ -24,11 +24,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, Literal, NamedTuple
 
+from anyio import to_thread
+
 from evsession.archive.expiry import expire
 from evsession.archive.manifest import Checkpoint, Manifest, Start, file_name, manifest_name
 from evsession.archive.reader import Archive
 from evsession.archive.rejoin import stand, start_of
-from evsession.archive.segment import Segment, lines_of
+from evsession.archive.segment import Segment, check_file
 from evsession.archive.signing import Signer, Trusted
 from evsession.errors import CorruptArchive, StoreUnavailable
 from evsession.store import Store, Turn
@@ -220,7 +222,8 @@ class Run:
         unsigned = segment.manifest(self._archive.namespace, self._shard, self._checkpoint)
         manifest = self._archiver.signer.sign(unsigned)
         await self._intend(manifest)
-        lines_of(manifest, await self._put(file_name(manifest.number), segment.finish()))
+        written = await self._put(file_name(manifest.number), segment.finish())
+        await to_thread.run_sync(check_file, manifest, written)
         self._tell("stored")
         name = manifest_name(manifest.number)
         if await self._put(name, manifest.pack()) != manifest.pack():
@@ -246,11 +249,14 @@ class Run:
         pending, segment, end = self._checkpoint.pending, Segment(start), self._turn.end.id
         if pending is not None and not start.after.id < pending <= end:
             pending = None  # a failover took that back
-        async with aclosing(self._pages(start, pending or end)) as pages:
-            async for page in pages:
-                segment.add(page, self._archiver.most_events - segment.count if pending is None else None)
-                if pending is None and (segment.count >= self._archiver.most_events or segment.size >= MOST_BYTES):
-                    break
+        try:
+            async with aclosing(self._pages(start, pending or end)) as pages:
+                async for page in pages:
+                    await segment.add(page, self._archiver.most_events - segment.count if pending is None else None)
+                    if pending is None and (segment.count >= self._archiver.most_events or segment.size >= MOST_BYTES):
+                        break
+        finally:
+            await segment.settle()
         return segment
 
     async def _pages(self, start: Start, until: StreamId) -> AsyncGenerator[Sequence[Line], None]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from binascii import hexlify
-from functools import lru_cache
+from collections.abc import Sequence
+from operator import eq
 from typing import Any, Final
 
 import orjson
@@ -24,33 +25,65 @@ _LOOSE: Final = ("actor", "context", "data")
 _BEGIN: Final = b'{"id":"'
 
 
-def to_line(line: Line) -> bytes:
-    """Return the archived line of a log entry, its newline included; the same entry always has the same line.
+def to_lines(page: Sequence[Line]) -> list[bytes]:
+    """Return the archived line of each log entry, its newline included; nothing for one that is none of ours.
 
-    Raises:
-        ValueError: the entry is none of ours.
+    The same entry always has the same line, whatever stands beside it. A page is checked column by column, which takes
+    two thirds of the time (measured); line by line only if something in it is not as we write it.
     """
-    id_, type_, sid, version, previous, event_id, offset, actor, context, data, key_id, head = line
-    if not _IS_PLAIN(b" ".join((id_, type_, sid, version, previous, offset, key_id))):
-        return _to_line(entry_of(line))
+    return _plain_lines(page) or [_line_of(line) for line in page]
+
+
+def _plain_lines(page: Sequence[Line]) -> list[bytes] | None:
+    """Return the lines of entries that are all as we write them; None if one is not."""
     try:
-        loose = _text(actor), _remembered(context), _json(data)
-    except UnicodeDecodeError:
-        return _to_line(entry_of(line))
-    return _FORM % (
-        id_, sid, version, type_, previous, hexlify(event_id), offset, key_id, hexlify(head), *loose
-    )  # fmt: skip
+        ids, types, sids, versions, before, _, offsets, actors, contexts, data, key_ids, _ = zip(*page, strict=True)
+        texts, numbers = b"".join((*types, *sids, *before, *key_ids)), {*versions, *offsets}
+        if texts.translate(None, _PLAIN) or not (all(map(_IS_ID, ids)) and all(map(_IS_NUMBER, numbers))):
+            return None
+        seen = set(contexts)
+        if not _are_canonical([*(raw for raw in seen if raw[:1] == b"{"), *data]):
+            return None
+        actor_of = {raw: _text(raw) for raw in set(actors)}
+        context_of = {raw: raw if raw[:1] == b"{" else _text(raw) for raw in seen}
+    except (ValueError, CodecError):
+        return None
+    return [
+        _FORM % (
+            id_, sid, version, type_, previous, hexlify(event_id), offset, key_id, hexlify(head), actor_of[actor],
+            context_of[context], body
+        )
+        for id_, type_, sid, version, previous, event_id, offset, actor, context, body, key_id, head in page
+    ]  # fmt: skip
 
 
-_IS_PLAIN: Final = re.compile(
-    rb"\d+-\d+ [a-z_]+ [\w.:-]+ (?:0|[1-9]\d*) \d+-\d+ (?:0|-?[1-9]\d*) [0-9a-f]+", re.ASCII
-).fullmatch
-"""Whether the small fields need no escape and no second look, as nearly always: this saves 3 of 8 µs (measured)."""
+_PLAIN: Final = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
+"""What stands in JSON's strings as it is."""
+
+_IS_ID: Final = re.compile(rb"\d+-\d+").fullmatch
+_IS_NUMBER: Final = re.compile(rb"0|-?[1-9]\d{0,17}").fullmatch
 
 _FORM: Final = (
     b'{"id":"%b","sid":"%b","version":%b,"type":"%b","previous":"%b","event_id":"%b","offset":%b,"key_id":"%b",'
     b'"head":"%b","actor":%b,"context":%b,"data":%b}\n'
 )
+
+
+def _are_canonical(texts: Sequence[bytes]) -> bool:
+    """Tell whether all of these are objects in canonical JSON.
+
+    Raises:
+        ValueError: one of them is no JSON; a `CodecError` says the same.
+    """
+    return {raw[:1] for raw in texts} == {b"{"} and all(map(eq, map(dumps, map(loads, texts)), texts))
+
+
+def _line_of(line: Line) -> bytes:
+    """Return the line of an entry of any form, nothing if it is none of ours."""
+    try:
+        return _to_line(entry_of(line))
+    except (ValueError, TypeError):  # too few fields, or what stands in them is of no form of ours
+        return b""
 
 
 def _to_line(entry: Entry) -> bytes:
@@ -66,7 +99,7 @@ def _to_line(entry: Entry) -> bytes:
         "head": entry.head.hex(),
     }
     try:
-        loose = _text(entry.actor), _remembered(entry.context), _json(entry.data)
+        loose = _text(entry.actor), _json(entry.context), _json(entry.data)
         line |= {name: orjson.Fragment(json) for name, json in zip(_LOOSE, loose, strict=True)}
     except UnicodeDecodeError:
         line |= {"raw": {name: getattr(entry, name).hex() for name in _LOOSE}}
@@ -76,17 +109,12 @@ def _to_line(entry: Entry) -> bytes:
 def _json(raw: bytes) -> bytes:
     """Return bytes as JSON: as they are if they are canonical, else as a string."""
     try:
-        is_canonical = raw[:1] == b"{" and dumps(loads(raw)) == raw
+        is_canonical = _are_canonical([raw])
     except (orjson.JSONDecodeError, CodecError):
         is_canonical = False
-    return raw if is_canonical else orjson.dumps(raw.decode())
+    return raw if is_canonical else _text(raw)
 
 
-_remembered: Final = lru_cache(maxsize=4096)(_json)
-"""The same for contexts: one worker, route and network make one, and few are new."""
-
-
-@lru_cache(maxsize=4096)
 def _text(raw: bytes) -> bytes:
     return orjson.dumps(raw.decode())
 
