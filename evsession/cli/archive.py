@@ -105,10 +105,11 @@ class _Task:
 
     async def run(self) -> None:
         """Archive once, or again and again; then an outage is told and waited out."""
+        from evsession.audit.collector import collector_relaxed
         from evsession.audit.reader import Reader
 
         async with reading(self.app) as manager:
-            with _shown(as_json=self.as_json) as show:
+            with _shown(as_json=self.as_json) as show, collector_relaxed():
                 archiver = self._archiver(manager, show)
                 while True:
                     try:
