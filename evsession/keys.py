@@ -62,6 +62,27 @@ def check_secret(secret: object, name: str) -> bytes:
     return secret if isinstance(secret, bytes) else secret.encode("utf-8", "surrogatepass")
 
 
+def listed_secrets(text: str, name: str) -> list[str]:
+    """Return the secrets that a setting lists, separated by white space; they have none in them.
+
+    One alone is returned whatever its length.
+
+    Raises:
+        ConfigError: it lists several, and one is shorter than 32 characters, as the words of a passphrase are, of which
+            the first would sign; `name` says which setting it is.
+    """
+    secrets = text.split()
+    shortest = min(map(len, secrets), default=0)
+    if len(secrets) > 1 and shortest < SECRET_LENGTH:
+        msg = (
+            f"{name} is read as {len(secrets)} secrets, as it has spaces, and one of them has {shortest} characters;"
+            f" each needs at least {SECRET_LENGTH} and no space in it: pass a passphrase as secret_key=, or generate"
+            f" one: {_GENERATE}"
+        )
+        raise ConfigError(msg)
+    return secrets
+
+
 class DerivedKeys:
     """The keys that one secret stands for; 32 bytes each.
 

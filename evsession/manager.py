@@ -22,7 +22,7 @@ from evsession.cookies import CookieRenderer
 from evsession.desk import Desk
 from evsession.endings import OnEnded
 from evsession.errors import ConfigError, StoreUnavailable, Unsupported
-from evsession.keys import Keyring, Secret
+from evsession.keys import Keyring, Secret, listed_secrets
 from evsession.store import Store
 from evsession.stores import open_store
 from evsession.stores.memory import MemoryStore
@@ -190,9 +190,9 @@ class SessionManager(Desk):
         """Return a manager from ``EVSESSION_URL``, ``EVSESSION_NAMESPACE`` and ``EVSESSION_SECRET_KEY``.
 
         What is given here counts before the environment; `options` are those of the constructor. Several secret keys
-        are separated by spaces, the one that signs first. ``EVSESSION_ARCHIVE`` is the place of the archive and
-        ``EVSESSION_AUDIT_KEY`` the key for heads, unless `audit` is given. An auditor who has only the latter can read
-        and verify, and no more.
+        are separated by spaces, the one that signs first, so none has a space in it. ``EVSESSION_ARCHIVE`` is the place
+        of the archive and ``EVSESSION_AUDIT_KEY`` the key for heads, unless `audit` is given. An auditor who has only
+        the latter can read and verify, and no more.
 
         Raises:
             ConfigError: no URL is set, or a setting is wrong.
@@ -201,9 +201,9 @@ class SessionManager(Desk):
         if url is None:
             msg = f"the environment has no {prefix}URL; set it, for example {prefix}URL=redis://localhost:6379/0"
             raise ConfigError(msg)
-        if keys := os.environ.get(f"{prefix}SECRET_KEY", "").split():
-            options.setdefault("secret_key", keys)
-        audit_keys = tuple(os.environ.get(f"{prefix}AUDIT_KEY", "").split())
+        if "secret_key" not in options and (keys := _secrets_in(f"{prefix}SECRET_KEY")):
+            options["secret_key"] = keys
+        audit_keys = tuple(_secrets_in(f"{prefix}AUDIT_KEY"))
         if audit_keys:
             options.setdefault("secret_key", audit_keys)
         archive = os.environ.get(f"{prefix}ARCHIVE")
@@ -406,3 +406,7 @@ class SessionManager(Desk):
             return False
         self._tokens_left -= 1
         return True
+
+
+def _secrets_in(variable: str) -> list[str]:
+    return listed_secrets(os.environ.get(variable, ""), variable)

@@ -472,6 +472,19 @@ async def test_a_manager_from_the_environment(server: Server, monkeypatch: pytes
         assert (await manager.health()).ready
 
 
+def test_a_passphrase_with_spaces_is_given_as_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the environment it would be several keys, each too short; what is given counts before it."""
+    monkeypatch.setenv("EVSESSION_URL", "redis://localhost")
+    monkeypatch.setenv("EVSESSION_SECRET_KEY", KEY)
+    with pytest.raises(ConfigError, match=r"EVSESSION_SECRET_KEY is read as \d+ secrets"):
+        SessionManager.from_env()
+    assert len(SessionManager.from_env(secret_key=KEY).worker.keys.verifying) == 1
+    monkeypatch.setenv("EVSESSION_SECRET_KEY", "k" * 32)
+    monkeypatch.setenv("EVSESSION_AUDIT_KEY", KEY)
+    with pytest.raises(ConfigError, match=r"EVSESSION_AUDIT_KEY is read as \d+ secrets"):
+        SessionManager.from_env()
+
+
 def test_every_option_can_be_given_with_a_url() -> None:
     """Type checkers know them there too: a new one of the constructor needs its line in `Options`."""
     named = {"self", "store", "namespace", "patience"}

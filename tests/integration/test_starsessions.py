@@ -30,6 +30,7 @@ from starlette.websockets import WebSocket
 
 from evsession import ConfigError, EvsessionError, Session, SessionManager, Unsupported, session_of
 from evsession.compat import starsessions as ours
+from evsession.compat.starsessions.homes import secret_keys_of
 from evsession.compat.starsessions.middleware import SessionMiddleware
 from evsession.compat.starsessions.session import LoadGuard
 from evsession.compat.starsessions.stores import memory
@@ -777,3 +778,12 @@ def test_redis_is_imported_by_who_asks_for_it() -> None:
 def test_an_id_is_random() -> None:
     """For who uses it elsewhere."""
     assert len({ours.generate_session_id() for _ in range(10)}) == 10
+
+
+def test_a_passphrase_in_the_environment_is_no_list_of_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each word would be stretched, and the first would sign; one short key is stretched as ever."""
+    monkeypatch.setenv("EVSESSION_SECRET_KEY", "correct horse battery staple")
+    with pytest.raises(ConfigError, match="is read as 4 secrets"):
+        secret_keys_of(ours.InMemoryStore(), None)
+    monkeypatch.setenv("EVSESSION_SECRET_KEY", "short")
+    assert len(secret_keys_of(ours.InMemoryStore(), None)) == 1

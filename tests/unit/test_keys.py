@@ -8,7 +8,7 @@ from hashlib import blake2b
 import pytest
 
 from evsession.errors import ConfigError
-from evsession.keys import DerivedKeys, Keyring, check_secret, mac
+from evsession.keys import DerivedKeys, Keyring, check_secret, listed_secrets, mac
 
 OLD, NEW, AUDIT = "o" * 32, "n" * 32, "a" * 32
 USES = ("tag", "head", "redact", "csrf", "renewal", "message", "archive")
@@ -143,3 +143,21 @@ def test_the_fingerprints_of_audit_keys_are_told_apart_from_those_of_secret_keys
     both = Keyring(secret, namespace="shop", audit_key=[audit, old])
     assert both.fingerprints() == alone.fingerprints()
     assert both.audit_fingerprints() == Keyring([audit, old], namespace="shop").fingerprints()
+
+
+def test_a_setting_lists_secrets_one_after_the_other() -> None:
+    """Separated by spaces or lines; none, or one of any length, is for others to judge."""
+    old, new = "o" * 32, "n" * 32
+    assert listed_secrets(f" {new} {old}\n", "EVSESSION_SECRET_KEY") == [new, old]
+    assert listed_secrets("short", "EVSESSION_SECRET_KEY") == ["short"]
+    assert listed_secrets("  ", "EVSESSION_SECRET_KEY") == []
+
+
+@pytest.mark.parametrize("text", ["correct horse battery staple, which is long enough", "n" * 32 + " old"])
+def test_a_passphrase_is_not_a_list_of_words(text: str) -> None:
+    """The first word would sign. The text names the setting and the way out, and has no word of the secret."""
+    with pytest.raises(ConfigError, match=r"SHOP_SECRET_KEY is read as \d secrets.*pass a passphrase as secret_key="):
+        listed_secrets(text, "SHOP_SECRET_KEY")
+    with pytest.raises(ConfigError) as caught:
+        listed_secrets(text, "SHOP_SECRET_KEY")
+    assert not {"correct", "horse", "old"} & set(str(caught.value).split())

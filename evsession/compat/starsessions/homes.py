@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, TypeGuard
 from evsession.compat.starsessions.stores.base import SessionStore
 from evsession.compat.starsessions.stores.memory import InMemoryStore
 from evsession.errors import Unsupported
+from evsession.keys import listed_secrets
 from evsession.starlette import SecretKey, stretched, texts_of, warn_of_memory
 from evsession.store import Store
 from evsession.stores.snapshots import SnapshotStore
@@ -85,8 +86,11 @@ def secrets_of(store: SessionStore, secret_key: SecretKey | None) -> Sequence[st
     """Return the secrets of a middleware: as given, from the environment, or what the store makes of it.
 
     starsessions has none, so an app that only changed its import has none to give.
+
+    Raises:
+        ConfigError: the environment lists several, and one is too short.
     """
-    given = secret_key or os.environ.get("EVSESSION_SECRET_KEY", "").split()
+    given = secret_key or listed_secrets(os.environ.get("EVSESSION_SECRET_KEY", ""), "EVSESSION_SECRET_KEY")
     if given:
         return texts_of(given)
     if isinstance(store, InMemoryStore):
