@@ -301,6 +301,7 @@ def _found(connection: HTTPConnection, scope_key: str) -> Session:
     session = connection.scope.get(scope_key)
     if not isinstance(session, Session):
         fact = f"there is no evsession session in scope[{scope_key!r}]"
-        msg = f"{fact}; app.add_middleware(SessionMiddleware, manager=manager)"
+        key = "" if scope_key == "session" else f", scope_key={scope_key!r}"
+        msg = f"{fact}; app.add_middleware(SessionMiddleware, manager=manager{key})"
         raise ConfigError(msg)
     return session

@@ -4,10 +4,10 @@ import os
 from datetime import timedelta
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI
 
-from evsession import CookiePolicy, Session, SessionManager, SessionMiddleware, SessionPolicy, session_of
-from evsession.fastapi import CurrentSession
+from evsession import CookiePolicy, Session, SessionManager, SessionMiddleware, SessionPolicy
+from evsession.fastapi import CurrentSession, OptionalUserId, current_session, current_user_id, describe_sessions
 
 URL = os.environ.get("EVSESSION_URL", "memory://")
 KEY = os.environ.get("EVSESSION_SECRET_KEY")
@@ -22,15 +22,12 @@ staff = SessionManager.from_url(
 )
 app = FastAPI()
 app.add_middleware(SessionMiddleware, manager=visitors)
-app.add_middleware(SessionMiddleware, manager=staff, scope_key="staff")
+app.add_middleware(SessionMiddleware, manager=staff, scope_key="staff")  # the visitor's stays `request.session`
+describe_sessions(app, visitors)
+describe_sessions(app, staff, scope_key="staff")
 
-
-def staff_session(request: Request) -> Session:
-    """Return the session under /admin; the visitor's is `request.session`, there as everywhere."""
-    return session_of(request, "staff")
-
-
-StaffSession = Annotated[Session, Depends(staff_session)]
+StaffSession = Annotated[Session, Depends(current_session.of("staff"))]
+StaffId = Annotated[str, Depends(current_user_id.of("staff"))]  # 401 for all others
 
 
 @app.post("/login/{user}")
@@ -46,19 +43,15 @@ async def login_staff(user: str, session: StaffSession) -> None:
 
 
 @app.get("/admin/whoami")
-async def whoami(visitor: CurrentSession, session: StaffSession) -> list[str | None]:
+async def whoami(member: StaffId, visitor: OptionalUserId) -> list[str | None]:
     """Say who is signed in, and as whom in the shop."""
-    if session.info.user_id is None:
-        raise HTTPException(401, "staff only")
-    return [session.info.user_id, visitor.info.user_id]
+    return [member, visitor]
 
 
 @app.post("/admin/sign-out/{user}")
-async def sign_out(user: str, session: StaffSession) -> int:
+async def sign_out(user: str, member: StaffId) -> int:
     """Sign a visitor out; staff who have the same name stay."""
-    if session.info.user_id is None:
-        raise HTTPException(401, "staff only")
-    receipt = await visitors.revoke_user(user, reason=f"asked for by {session.info.user_id}")
+    receipt = await visitors.revoke_user(user, reason=f"asked for by {member}")
     return len(receipt.confirmed)
 
 

@@ -1,7 +1,8 @@
 """Dependencies: the session, who is signed in, and how lately.
 
 All of them are `async def` and take an `HTTPConnection`, so they serve requests and WebSockets alike and none costs a
-thread (355 µs a request for a plain `def`, measured). Override them in tests by their lower-case names.
+thread (355 µs a request for a plain `def`, measured). Override them in tests by their lower-case names. In an app with
+two sessions ``current_user_id.of("staff")`` is who is signed in in the one whose middleware has ``scope_key="staff"``.
 """
 
 # FastAPI resolves annotations of callable objects only if they are no strings, so nothing is postponed here.
@@ -15,8 +16,9 @@ from starlette.requests import HTTPConnection
 
 from evsession.codec import Stored
 from evsession.errors import SessionEnded
-from evsession.fastapi.openapi import SessionScheme
+from evsession.fastapi.openapi import COOKIE_SCHEME, SessionScheme
 from evsession.fastapi.refusal import unauthenticated
+from evsession.fastapi.scoped import Scoped
 from evsession.manager import SessionManager
 from evsession.middleware import manager_of, session_of
 from evsession.session import Session
@@ -27,7 +29,7 @@ SIGN_IN: Final = "sign in first"
 class _CurrentSession(SessionScheme):
     async def __call__(self, connection: HTTPConnection) -> Session:
         """Return the session of the request."""
-        return session_of(connection)
+        return session_of(connection, self.scope_key)
 
 
 class _RevalidatedSession(SessionScheme):
@@ -38,18 +40,18 @@ class _RevalidatedSession(SessionScheme):
             HTTPException: it has ended meanwhile (401).
             StoreUnavailable: the store did not answer.
         """
-        session = session_of(connection)
+        session = session_of(connection, self.scope_key)
         try:
             await session.revalidate()
         except SessionEnded as error:
-            raise unauthenticated(connection, "the session has ended; sign in again") from error
+            raise unauthenticated(connection, self.scope_key, "the session has ended; sign in again") from error
         return session
 
 
 class _OptionalUserId(SessionScheme):
     async def __call__(self, connection: HTTPConnection) -> str | None:
         """Return who is signed in, None for nobody."""
-        return _user_of(session_of(connection))
+        return _user_of(session_of(connection, self.scope_key))
 
 
 class _CurrentUserId(SessionScheme):
@@ -59,14 +61,15 @@ class _CurrentUserId(SessionScheme):
         Raises:
             HTTPException: nobody is (401).
         """
-        user = _user_of(session_of(connection))
+        user = _user_of(session_of(connection, self.scope_key))
         if user is None:
-            raise unauthenticated(connection, SIGN_IN)
+            raise unauthenticated(connection, self.scope_key, SIGN_IN)
         return user
 
 
 class _RecentLogin(SessionScheme):
     def __init__(self, max_age: timedelta) -> None:
+        super().__init__()
         self._max_age = max_age
 
     async def __call__(self, connection: HTTPConnection) -> str:
@@ -75,10 +78,10 @@ class _RecentLogin(SessionScheme):
         Raises:
             HTTPException: nobody did (401).
         """
-        base = _login_of(session_of(connection))
+        base = _login_of(session_of(connection, self.scope_key))
         if base is None:
-            raise unauthenticated(connection, SIGN_IN)
-        now = manager_of(connection).worker.replica.server_time()
+            raise unauthenticated(connection, self.scope_key, SIGN_IN)
+        now = manager_of(connection, self.scope_key).worker.replica.server_time()
         if now - base.authenticated_at > self._max_age / timedelta(milliseconds=1):
             raise self._too_old(connection)
         return str(base.snapshot.user_id)
@@ -89,6 +92,7 @@ class _RecentLogin(SessionScheme):
         advice = f"sign in again: this needs a login that is at most {seconds} seconds old"
         return unauthenticated(
             connection,
+            self.scope_key,
             advice,
             error="insufficient_user_authentication",
             error_description="a more recent login is required",
@@ -96,11 +100,21 @@ class _RecentLogin(SessionScheme):
         )
 
 
+class _CurrentManager(Scoped):
+    async def __call__(self, connection: HTTPConnection) -> SessionManager:
+        """Return the manager of the request's session."""
+        return manager_of(connection, self.scope_key)
+
+
 class Required(params.Depends, SecurityBase):
     """A dependency that is complete in itself: ``dependencies=[require_login()]``; `Depends` around it is fine too."""
 
     model = SessionScheme.model
-    scheme_name = SessionScheme.scheme_name
+
+    @property
+    def scheme_name(self) -> str:  # type: ignore[override]
+        """The name of the session's cookie in OpenAPI."""
+        return getattr(self.dependency, "scheme_name", COOKIE_SCHEME)
 
     async def __call__(self, connection: HTTPConnection) -> Any:
         """Do what the dependency does."""
@@ -109,16 +123,16 @@ class Required(params.Depends, SecurityBase):
         return await self.dependency(connection)
 
 
-def require_login() -> Required:
+def require_login(*, scope_key: str = "session") -> Required:
     """Return a dependency that answers 401 unless somebody is signed in, and else gives the user's id.
 
     Only `session.login` signs in. A user that the data merely names is nobody here: apps write such keys before they
     have asked for the second factor, and while they reset a password.
     """
-    return Required(current_user_id)
+    return Required(current_user_id.of(scope_key))
 
 
-def require_recent_login(max_age: timedelta) -> Required:
+def require_recent_login(max_age: timedelta, *, scope_key: str = "session") -> Required:
     """Return a dependency that answers 401 unless somebody signed in within `max_age`, and else gives the user's id.
 
     For what should need the password once more. The age is measured on the server's clock, and never taken for less.
@@ -129,12 +143,7 @@ def require_recent_login(max_age: timedelta) -> Required:
     if max_age <= timedelta(0):
         msg = f"max_age={max_age} would refuse everybody; use a positive timedelta, such as timedelta(minutes=5)"
         raise ValueError(msg)
-    return Required(_RecentLogin(max_age))
-
-
-async def current_manager(connection: HTTPConnection) -> SessionManager:
-    """Return the manager of the request's session."""
-    return manager_of(connection)
+    return Required(_RecentLogin(max_age).of(scope_key))
 
 
 def _login_of(session: Session) -> Stored | None:
@@ -154,6 +163,7 @@ current_session: Final = _CurrentSession()
 revalidated_session: Final = _RevalidatedSession()
 optional_user_id: Final = _OptionalUserId()
 current_user_id: Final = _CurrentUserId()
+current_manager: Final = _CurrentManager()
 
 CurrentSession = Annotated[Session, Depends(current_session)]
 """The session of the request or WebSocket."""

@@ -27,12 +27,14 @@ def refused(
     return HTTPException(status, advice, headers)
 
 
-def unauthenticated(connection: HTTPConnection, advice: str, **parameters: str) -> HTTPException | WebSocketException:
-    """Return the 401 that names every way of authentication which the manager takes.
+def unauthenticated(
+    connection: HTTPConnection, scope_key: str, advice: str, **parameters: str
+) -> HTTPException | WebSocketException:
+    """Return the 401 that names every way of authentication which the manager of a session takes.
 
     Source: RFC 9110, 15.5.2 (a 401 has ``WWW-Authenticate``); RFC 6750, 3.1 (what is said of a token that was sent).
     """
-    manager = manager_of(connection)
+    manager = manager_of(connection, scope_key)
     if not parameters and manager.takes_bearer and token_sent(connection.scope["headers"]) is not None:
         parameters = {"error": "invalid_token", "error_description": "the session has ended, or never was"}
     challenges = [_challenge(manager, transport, parameters) for transport in manager.transports]

@@ -16,10 +16,11 @@ from evsession.device import describe
 from evsession.errors import ConfigError, StoreUnavailable
 from evsession.events import Actor
 from evsession.fastapi.csrf import same_origin
-from evsession.fastapi.dependencies import CurrentSession, CurrentUserId, current_user_id
+from evsession.fastapi.dependencies import current_session, current_user_id
 from evsession.fastapi.limiter import Limiter
 from evsession.info import SessionInfo
 from evsession.manager import SessionManager
+from evsession.session import Session
 
 PER_MINUTE: Final = 30
 """Requests of one user that one worker answers in a minute.  Source: a page that shows ten devices and ends each."""
@@ -51,8 +52,10 @@ class Refusal(BaseModel):
     detail: str
 
 
-def session_routes(manager: SessionManager, *, prefix: str = "/sessions", per_minute: int = PER_MINUTE) -> APIRouter:
-    """Return the routes for ``app.include_router``; the manager is that of the app's own middleware.
+def session_routes(
+    manager: SessionManager, *, prefix: str = "/sessions", per_minute: int = PER_MINUTE, scope_key: str = "session"
+) -> APIRouter:
+    """Return the routes for ``app.include_router``; the manager is that of the app's own middleware with `scope_key`.
 
     - ``GET /sessions``: where the user is signed in, the latest login first.
     - ``POST /sessions/{id}/sign-out``: end one of them; 404 for what is none of the user's own.
@@ -69,26 +72,29 @@ def session_routes(manager: SessionManager, *, prefix: str = "/sessions", per_mi
         msg = f"per_minute={per_minute} would refuse everybody; use a whole number from 1"
         raise ConfigError(msg)
     describe("")  # loads its rules now, and not while a request waits
-    limited = Depends(_Limited(Limiter(per_minute, manager.clock)))
+    limited = Depends(_Limited(Limiter(per_minute, manager.clock), scope_key))
+    is_ours = Depends(same_origin.of(scope_key))
+    OurSession = Annotated[Session, Depends(current_session.of(scope_key))]  # noqa: N806 -- a type
+    OurUserId = Annotated[str, Depends(current_user_id.of(scope_key))]  # noqa: N806 -- a type
     router = APIRouter(prefix=prefix, tags=["sessions"], dependencies=[limited], responses=_refusals(401, 429, 503))
 
     @router.get("")
-    async def list_sessions(session: CurrentSession, user: CurrentUserId, response: Response) -> list[Device]:
+    async def list_sessions(session: OurSession, user: OurUserId, response: Response) -> list[Device]:
         """List where the user is signed in."""
         response.headers["cache-control"] = "no-store"
         async with _told_of_outages():
             return [_device(info) for info in await manager.sessions_of(user, current=session)]
 
-    @router.post("/sign-out-others", dependencies=[Depends(same_origin)], responses=_refusals(403))
-    async def sign_out_others(session: CurrentSession, user: CurrentUserId) -> SignedOut:
+    @router.post("/sign-out-others", dependencies=[is_ours], responses=_refusals(403))
+    async def sign_out_others(session: OurSession, user: OurUserId) -> SignedOut:
         """End all sessions of the user but this one, whose token is replaced."""
         async with _told_of_outages():
             receipt = await manager.revoke_user(user, reason=_REASON, actor=Actor.user(user), keep=session)
         return SignedOut(complete=receipt.complete)
 
-    @router.post("/{session_id}/sign-out", dependencies=[Depends(same_origin)], responses=_refusals(403, 404))
+    @router.post("/{session_id}/sign-out", dependencies=[is_ours], responses=_refusals(403, 404))
     async def sign_out(
-        session_id: Annotated[str, Path(max_length=64)], session: CurrentSession, user: CurrentUserId
+        session_id: Annotated[str, Path(max_length=64)], session: OurSession, user: OurUserId
     ) -> SignedOut:
         """End one session of the user; this very one as by a logout."""
         async with _told_of_outages():
@@ -108,11 +114,12 @@ def session_routes(manager: SessionManager, *, prefix: str = "/sessions", per_mi
 class _Limited:
     """Answers 429 to a user who asks too often."""
 
-    def __init__(self, limiter: Limiter) -> None:
+    def __init__(self, limiter: Limiter, scope_key: str) -> None:
         self._limiter = limiter
+        self._user_id = current_user_id.of(scope_key)
 
     async def __call__(self, connection: HTTPConnection) -> None:
-        seconds = ceil(self._limiter.wait(await current_user_id(connection)))
+        seconds = ceil(self._limiter.wait(await self._user_id(connection)))
         if seconds:
             advice = f"too many requests; try again in {seconds} seconds"
             raise HTTPException(429, advice, {"Retry-After": str(seconds)})

@@ -33,6 +33,7 @@ class WebSocket(fastapi.WebSocket):
 
 class _Model(SessionScheme):
     def __init__(self, model: type[Any], key: str | None) -> None:
+        super().__init__()
         self._model = model
         self._key = key
 
@@ -42,9 +43,11 @@ class _Model(SessionScheme):
         Raises:
             SessionInvalid: what is stored does not fit the class; the client sees 500.
         """
-        return session_of(connection).model(self._model, self._key)
+        return session_of(connection, self.scope_key).model(self._model, self._key)
 
 
-def FromSession(model: type[Any], key: str | None = None) -> Required:  # noqa: N802 -- reads as a type, like Depends
+def FromSession(  # noqa: N802 -- reads as a type, like Depends
+    model: type[Any], key: str | None = None, *, scope_key: str = "session"
+) -> Required:
     """Return the dependency for ``Annotated[Cart, FromSession(Cart, key="cart")]``; see `Session.model`."""
-    return Required(_Model(model, key))
+    return Required(_Model(model, key).of(scope_key))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -21,22 +22,34 @@ from evsession.fastapi import (
     CurrentManager,
     CurrentSession,
     CurrentUserId,
+    FromSession,
     OptionalUserId,
     Request,
     RevalidatedSession,
     WebSocket,
     csrf_token,
+    current_manager,
     current_session,
     current_user_id,
     describe_sessions,
+    optional_user_id,
     require_csrf,
     require_login,
     require_recent_login,
+    revalidated_session,
+    session_routes,
 )
 from tests.integration.apps import Browser, Clock, in_memory, two_workers
 from tests.servers import Server
 
 SECOND = timedelta(seconds=1)
+
+
+@dataclass
+class Plain:
+    """What a session may hold."""
+
+    word: str = "none"
 
 
 def app_of(manager: SessionManager) -> FastAPI:
@@ -390,7 +403,7 @@ async def test_a_function_gives_the_token_to_templates(manager: SessionManager) 
     assert TestClient(app, base_url="https://shop.example").get("/page").json().count(".") == 2
 
 
-# ── OpenAPI, overrides, types ────────────────────────────────────────────────────────────────────────────────────────
+# ── OpenAPI ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_sessions_show_up_in_openapi(client: TestClient) -> None:
@@ -417,6 +430,127 @@ def test_openapi_can_tell_the_managers_own_ways_in() -> None:
     assert "components" not in empty.openapi()
 
 
+# ── two sessions ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def app_of_two(**options: Any) -> FastAPI:
+    """Return an app whose staff have a session of their own, with a route for each dependency on it."""
+    staff = in_memory(cookie=CookiePolicy(name="staff", path="/"), **options)
+    app = FastAPI()
+    app.add_middleware(SessionMiddleware, manager=in_memory())
+    app.add_middleware(SessionMiddleware, manager=staff, scope_key="staff")
+    describe_sessions(app, staff, scope_key="staff")
+
+    @app.post("/login/{user}")
+    async def login(session: CurrentSession, user: str) -> None:
+        session.login(user)
+
+    @app.post("/staff/login/{user}")
+    async def login_staff(session: Annotated[Session, Depends(current_session.of("staff"))], user: str) -> None:
+        session.login(user)
+
+    @app.get("/both")
+    async def both(
+        visitor: OptionalUserId, member: Annotated[str | None, Depends(optional_user_id.of("staff"))]
+    ) -> list[str | None]:
+        return [visitor, member]
+
+    @app.get("/me")
+    async def me(user: Annotated[str, Depends(current_user_id.of("staff"))]) -> str:
+        return user
+
+    @app.get("/guarded", dependencies=[require_login(scope_key="staff")])
+    @app.get("/recent", dependencies=[require_recent_login(SECOND, scope_key="staff")])
+    async def guarded(session: Annotated[Session, Depends(revalidated_session.of("staff"))]) -> str | None:
+        return session.info.user_id
+
+    @app.get("/manager")
+    async def manager_(found: Annotated[SessionManager, Depends(current_manager.of("staff"))]) -> bool:
+        return found is staff
+
+    @app.get("/token")
+    async def token(mine: CsrfToken, of_staff: Annotated[str, Depends(csrf_token.of("staff"))]) -> list[str]:
+        return [mine, of_staff]
+
+    @app.post("/staff/pay", dependencies=[require_csrf(scope_key="staff")])
+    async def pay() -> None: ...
+
+    @app.get("/model")
+    async def model(plain: Annotated[Plain, FromSession(Plain, scope_key="staff")]) -> str:
+        return plain.word
+
+    app.include_router(session_routes(staff, prefix="/staff/sessions", scope_key="staff"))
+    return app
+
+
+def test_each_dependency_has_a_twin_for_another_scope_key() -> None:
+    """Who is signed in in one session is nobody in the other."""
+    client = TestClient(app_of_two(), base_url="https://shop.example")
+    client.post("/login/ada")
+    for path in ("/me", "/guarded", "/recent", "/staff/sessions"):
+        answer = client.get(path)
+        assert answer.status_code == 401, path
+        assert 'cookie-name="staff"' in answer.headers["www-authenticate"]
+    assert client.get("/both").json() == ["ada", None]
+    client.post("/staff/login/joe")
+    assert client.get("/both").json() == ["ada", "joe"]
+    assert [client.get(path).json() for path in ("/me", "/guarded", "/recent", "/manager")] == ["joe"] * 3 + [True]
+    assert client.get("/model").json() == "none"
+    assert [device["is_current"] for device in client.get("/staff/sessions").json()] == [True]
+
+
+def test_a_token_against_forgery_is_of_its_own_session() -> None:
+    """The visitor's does not do for staff."""
+    client = TestClient(app_of_two(), base_url="https://shop.example", headers={"sec-fetch-site": "same-origin"})
+    client.post("/login/ada")
+    client.post("/staff/login/joe")
+    mine, of_staff = client.get("/token").json()
+    assert client.post("/staff/pay", headers={"x-csrf-token": mine}).status_code == 403
+    assert client.post("/staff/pay", headers={"x-csrf-token": of_staff}).status_code == 200
+    assert client.post("/staff/sessions/sign-out-others").json() == {"complete": True}
+
+
+def test_openapi_names_both_cookies() -> None:
+    """Each route has the scheme of the session that it asks for."""
+    schema = app_of_two(transports=("cookie", "bearer")).openapi()
+    schemes = schema["components"]["securitySchemes"]
+    assert {name: scheme.get("name") for name, scheme in schemes.items()} == {
+        "SessionCookie": "__Host-session", "SessionCookie-staff": "staff", "SessionToken-staff": None,
+    }  # fmt: skip
+    of_staff: list[dict[str, Any]] = [{"SessionCookie-staff": []}, {"SessionToken-staff": []}]
+    for path in ("/me", "/guarded", "/recent", "/model"):
+        assert schema["paths"][path]["get"]["security"] == of_staff, path
+    assert schema["paths"]["/staff/pay"]["post"]["security"] == of_staff
+    assert schema["paths"]["/login/{user}"]["post"]["security"] == [{"SessionCookie": []}]
+    assert schema["paths"]["/both"]["get"]["security"] == [*of_staff, {"SessionCookie": []}]
+
+
+def test_a_twin_is_one_object_that_can_be_overridden() -> None:
+    """Whatever it was asked through; the one that it is a twin of is another."""
+    assert current_user_id.of("staff") is current_user_id.of("staff")
+    assert current_user_id.of("staff").of("session") is current_user_id
+    app = app_of_two()
+    app.dependency_overrides[current_user_id.of("staff")] = lambda: "grace"
+    client = TestClient(app, base_url="https://shop.example")
+    assert client.get("/me").json() == "grace"
+    assert client.get("/guarded").status_code == 200  # `require_login` is about the same user
+    assert client.get("/recent").status_code == 401
+
+
+def test_a_session_that_no_middleware_has_put_there_is_named() -> None:
+    """The text has the key."""
+    app = app_of(in_memory())
+
+    @app.get("/wrong", dependencies=[require_login(scope_key="stuff")])
+    async def wrong() -> None: ...
+
+    with pytest.raises(ConfigError, match=r"scope\['stuff'\].*scope_key='stuff'"):
+        TestClient(app).get("/wrong")
+
+
+# ── overrides, types ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 def test_dependencies_can_be_overridden(manager: SessionManager) -> None:
     """By their names, as in any test of a FastAPI app."""
     app = app_of(manager)
@@ -432,7 +566,7 @@ def test_every_dependency_is_async_and_takes_any_connection() -> None:
     """A plain function would cost a thread for each request, and a Request none of the WebSockets."""
     found: list[Callable[..., Any]] = [getattr(face, name) for name in face.__all__ if name.islower()]
     dependencies = [one for one in found if not inspect.isfunction(one)]
-    assert len(dependencies) == 4
+    assert len(dependencies) == 6
     dependencies += [require_login(), require_csrf(), require_recent_login(SECOND)]
     for one in dependencies:
         assert inspect.iscoroutinefunction(type(one).__call__)
