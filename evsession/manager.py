@@ -151,7 +151,7 @@ class SessionManager(Desk):
         self.cookie_name = self.cookie.name.encode()
         self.audit = Audit(self.worker)
         if audit.archive is not None:
-            self.audit.archive = open_archive(audit.archive, namespace)
+            self.audit.archive = open_archive(audit.archive, namespace, self.worker.store)
         self._memo: dict[bytes, Ticket | None] = {}
         self._tokens_left = float(self.policy.anonymous_per_second)
         self._refilled_at = clock()

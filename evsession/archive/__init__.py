@@ -9,6 +9,7 @@ from evsession.errors import ConfigError
 
 if TYPE_CHECKING:
     from evsession.archive.reader import Archive
+    from evsession.store import Store
 
 NEEDS: Final = ("fsspec", "zstandard", "cryptography")
 """What the extra ``archive`` brings."""
@@ -25,8 +26,10 @@ def require() -> None:
         raise ConfigError(msg)
 
 
-def open_archive(url: str, namespace: str) -> Archive:
+def open_archive(url: str, namespace: str, store: Store | None = None) -> Archive:
     """Return the archive of a namespace in a folder or at a URL of fsspec; nothing is read yet.
+
+    Give a reader's `store` as well, so that a place without what was archived is not taken for an empty archive.
 
     Raises:
         ConfigError: the extra ``archive`` is missing, or no file system has that scheme.
@@ -34,4 +37,4 @@ def open_archive(url: str, namespace: str) -> Archive:
     require()
     from evsession.archive.reader import Archive
 
-    return Archive.at(url, namespace)
+    return Archive.at(url, namespace, store)

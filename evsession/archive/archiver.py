@@ -27,7 +27,7 @@ from typing import Final, Literal, NamedTuple
 from anyio import to_thread
 
 from evsession.archive.expiry import expire
-from evsession.archive.manifest import Checkpoint, Manifest, Start, file_name, manifest_name
+from evsession.archive.manifest import JOB, Checkpoint, Manifest, Start, file_name, manifest_name
 from evsession.archive.reader import Archive
 from evsession.archive.rejoin import stand, start_of
 from evsession.archive.segment import Segment, check_file
@@ -36,8 +36,6 @@ from evsession.errors import CorruptArchive, StoreUnavailable
 from evsession.store import Store, Turn
 from evsession.view import CONTROL
 from evsession.wire import Line, StreamId, parse_id
-
-JOB: Final = "archive"
 
 PAGE: Final = 1_000
 """Entries read at once.  Source: they hold the server for 1 ms (measured)."""

@@ -153,6 +153,10 @@ def manifest_name(number: int) -> str:
     return f"{number:08d}.json"
 
 
+JOB: Final = "archive"
+"""The name of the archiver's turn and checkpoint in the store."""
+
+
 class Checkpoint(NamedTuple):
     """How far the archive of a shard has come, as Redis holds it.
 

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import AsyncIterator
 from pathlib import PurePosixPath
 from typing import Self
 
 from evsession.archive.lines import id_of_line
-from evsession.archive.manifest import Fork, Manifest, bound_of, file_name, manifest_name, unpack_manifest
+from evsession.archive.manifest import (
+    JOB,
+    Checkpoint,
+    Fork,
+    Manifest,
+    bound_of,
+    file_name,
+    manifest_name,
+    unpack_manifest,
+)
 from evsession.archive.mark import NAME as MARK
 from evsession.archive.mark import Mark, unpack_mark
 from evsession.archive.segment import entry_of, lines_of
 from evsession.archive.target import Target
-from evsession.errors import CorruptArchive
+from evsession.errors import ConfigError, CorruptArchive
+from evsession.store import Store
 from evsession.wire import Entry, StreamId
+
+log = logging.getLogger("evsession.archive")
 
 
 class Archive:
@@ -22,25 +35,28 @@ class Archive:
 
     Manifests are remembered, as they never change, and the lines of the file read last, because a session's links lead
     into the same file again and again. Files are checked against their manifests whenever they are read; who signed the
-    manifests is `evsession.archive.check`'s matter.
+    manifests is `evsession.archive.check`'s matter. The `store`, if there is one, knows what was archived: a mistyped
+    place would else read like an archive to which nothing has come yet.
     """
 
-    def __init__(self, target: Target, namespace: str) -> None:
+    def __init__(self, target: Target, namespace: str, store: Store | None = None) -> None:
         self.target = target
         self.namespace = namespace
+        self._store = store
+        self._has_warned = False
         self._manifests: dict[tuple[str, int], Manifest] = {}
         self._newest: dict[str, int] = {}
         self._marks: dict[str, Mark] = {}
         self._last_read: tuple[str, list[bytes]] = ("", [])
 
     @classmethod
-    def at(cls, url: str, namespace: str) -> Self:
-        """Return the archive of a namespace in a folder or at a URL of fsspec.
+    def at(cls, url: str, namespace: str, store: Store | None = None) -> Self:
+        """Return the archive of a namespace in a folder or at a URL of fsspec; see `Archive` for the rest.
 
         Raises:
             ConfigError: no file system has that scheme, or its package is missing.
         """
-        return cls(Target.of(url), namespace)
+        return cls(Target.of(url), namespace, store)
 
     def path(self, shard: str, name: str) -> str:
         """Return the name of a shard's file within the target."""
@@ -53,11 +69,13 @@ class Archive:
 
         Raises:
             ArchiveUnavailable: the archive cannot be reached.
+            ConfigError: it has nothing of the shard, although the store knows that some was archived.
             CorruptArchive: a file is not what its manifest says.
         """
         newest = self._manifests.get((shard, self._newest.get(shard, 0)))
         if newest is None or newest.last.id < last:
             newest = await self.newest(shard)
+        newest = newest or await self._sought(shard)
         if newest is None:
             return
         begin = max(await self._file_with(shard, first, newest), await self._first_kept(shard))
@@ -67,6 +85,39 @@ class Archive:
                 return
             async for entry in self._entries(manifest, newest.forks, first, last):
                 yield entry
+
+    async def _sought(self, shard: str) -> Manifest | None:
+        """Look again for a shard of which nothing was there, and doubt the place if others know of something."""
+        files = 0 if self._store is None else Checkpoint.unpack(await self._store.checkpoint(shard, JOB)).number
+        if files:
+            newest = await self.newest(shard)  # the archiver may have come meanwhile
+            if newest is None:
+                raise ConfigError(self._nothing(f", although {files:,} files of shard {shard} were archived"))
+            return newest
+        if not self._has_warned and await self.is_empty():
+            self._has_warned = True
+            log.warning("%s", self._nothing(" yet, and events are asked for that the log has no more"))
+        return None
+
+    def _nothing(self, doubt: str = "") -> str:
+        return (
+            f"at {self.target} there is nothing of the namespace {self.namespace!r}{doubt};"
+            " name the place that `evsession archive --to` was given, or bring its files back from a copy"
+        )
+
+    async def is_empty(self) -> bool:
+        """Tell whether nothing of the namespace is there; raises `ArchiveUnavailable`."""
+        return not await self.shards()
+
+    async def require(self) -> None:
+        """Raise unless there is anything of the namespace.
+
+        Raises:
+            ArchiveUnavailable: the archive cannot be reached.
+            ConfigError: there is nothing, or nothing yet.
+        """
+        if await self.is_empty():
+            raise ConfigError(self._nothing())
 
     async def _entries(
         self, manifest: Manifest, forks: tuple[Fork, ...], first: StreamId, last: StreamId

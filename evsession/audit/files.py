@@ -42,7 +42,7 @@ async def _checked(
     if archive is None:
         return found
     from evsession.archive.check import check_archive
-    from evsession.archive.manifest import file_name
+    from evsession.archive.manifest import JOB, file_name
     from evsession.archive.reader import Archive
     from evsession.archive.signing import Trusted
 
@@ -55,7 +55,7 @@ async def _checked(
             progress("checking the archive", found.events, found.events)
 
     shards = (CONTROL, *worker.store.shards)
-    checkpoints = {shard: await worker.store.checkpoint(shard, "archive") for shard in shards}
+    checkpoints = {shard: await worker.store.checkpoint(shard, JOB) for shard in shards}
     async for fault in check_archive(archive, trusted or Trusted.of(worker.keys), checkpoints, on_file):
         detail = f"{fault.kind}: {fault.detail}"
         found.add(Fault(kind="archive", shard=fault.shard, id=file_name(fault.number), detail=detail))

@@ -32,6 +32,9 @@ class Audit:
     """Reads the log of one manager's namespace, and the archive where one is given.
 
     Nothing here writes, and no request waits for it. A session is given as itself, as its info or as its id.
+
+    Whatever is read in the archive may raise `CorruptArchive`, and `ConfigError` where its place has nothing of what
+    was archived.
     """
 
     def __init__(self, worker: Worker) -> None:

@@ -59,9 +59,13 @@ async def _rebuilt(app: str | None, archive: str | None, *, writes: bool, idle_f
     from evsession.cli.progress import bar
 
     async with joined(app) as manager:
-        place = manager.audit.archive if archive is None else open_archive(archive, manager.worker.keys.namespace)
+        if archive is not None:
+            manager.audit.archive = place = open_archive(archive, manager.worker.keys.namespace, manager.worker.store)
+            await place.require()
         with bar() as tell:
-            return await restore(manager, writes=writes, idle_from_now=idle_from_now, archive=place, progress=tell)
+            return await restore(
+                manager, writes=writes, idle_from_now=idle_from_now, archive=manager.audit.archive, progress=tell
+            )
 
 
 def plain_rebuilt(rebuilt: Rebuilt) -> dict[str, Any]:

@@ -56,7 +56,8 @@ async def _verified(app: str | None, archive: str | None, key: Path | None) -> R
     async with reading(app) as manager:
         keys = manager.worker.keys
         if archive is not None:
-            manager.audit.archive = open_archive(archive, keys.namespace)
+            manager.audit.archive = place = open_archive(archive, keys.namespace, manager.worker.store)
+            await place.require()
         with bar() as tell:
             return await manager.audit.verify(progress=tell, trusted=_trusted(keys, key))
 

@@ -18,8 +18,8 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from evsession.archive.archiver import JOB, STEPS, Progress, ShardReport
-from evsession.archive.manifest import Checkpoint
+from evsession.archive.archiver import STEPS, Progress, ShardReport
+from evsession.archive.manifest import JOB, Checkpoint
 from evsession.archive.reader import Archive
 from evsession.archive.signing import Signer
 from evsession.archive.target import PART, Target
