@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from evsession.store import Store
+from evsession.testing import conformance
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,3 +63,10 @@ def test_a_store_of_your_own_is_tested(tmp_path: Path, is_good: bool) -> None:
     assert " passed" in said, said
     assert (" failed" not in said) is is_good, said
     assert ("test_a_touch_moves_the_idle_deadline_forward" in said) is not is_good
+
+
+def test_the_suite_calls_each_method_of_a_store() -> None:
+    """What the protocol has and nobody tests, a store of your own might have wrong."""
+    suite = "".join(path.read_text() for path in Path(conformance.__file__).parent.glob("*.py"))
+    methods = {name for name in vars(Store) if not name.startswith("_")}
+    assert methods == {name for name in methods if re.search(rf"\b(store|one|two)\.{name}\b", suite)}

@@ -14,7 +14,10 @@ pytest.register_assert_rewrite(
     "evsession.testing.conformance.deadlines",
     "evsession.testing.conformance.feed",
     "evsession.testing.conformance.heartbeat",
+    "evsession.testing.conformance.index",
+    "evsession.testing.conformance.inspection",
     "evsession.testing.conformance.log",
+    "evsession.testing.conformance.opening",
     "evsession.testing.conformance.restore",
     "evsession.testing.conformance.revoke",
     "evsession.testing.conformance.turns",
@@ -25,7 +28,10 @@ from evsession.testing.conformance.connecting import *
 from evsession.testing.conformance.deadlines import *
 from evsession.testing.conformance.feed import *
 from evsession.testing.conformance.heartbeat import *
+from evsession.testing.conformance.index import *
+from evsession.testing.conformance.inspection import *
 from evsession.testing.conformance.log import *
+from evsession.testing.conformance.opening import *
 from evsession.testing.conformance.restore import *
 from evsession.testing.conformance.revoke import *
 from evsession.testing.conformance.turns import *
