@@ -14,6 +14,7 @@
     ├── ResponseStarted          too late for a cookie
     ├── SessionDetached          used outside its request
     ├── Unsupported              this store or server cannot do that
+    ├── ProcessDied              a process that had a part of the work is gone
     ├── ConnectionClosed         (an OSError too) this socket or stream was closed with its session
     └── SessionError             this one session, or the right to have it
         ├── SessionEnded         it is over; what was changed was dropped
@@ -186,6 +187,18 @@ class Unsupported(EvsessionError):
         self.what = what
         self.instead = instead
         super().__init__(f"{what} is not supported here; {instead}")
+
+
+class ProcessDied(EvsessionError):
+    """A process that was started for a part of some work is gone; the work was not done, and nothing was changed.
+
+    `code` is what it ended with: minus the number of the signal that killed it, if one did.
+    """
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
+        super().__init__(f"a process of this run {how}; if memory is short, ask for fewer with jobs=1 (--jobs 1)")
 
 
 class ConnectionClosed(EvsessionError, OSError):

@@ -5,7 +5,7 @@ Every use has a label, so what is made for one can never be passed off as made f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Final
 
@@ -159,6 +159,10 @@ class Keyring:
         keys = self._audit.get(key_id)
         return None if keys is None else keys.redact
 
+    def for_audit(self) -> AuditKeys:
+        """Return what whoever verifies needs of it, and no more."""
+        return AuditKeys({key_id: (keys.head, keys.redact) for key_id, keys in self._audit.items()})
+
     def archive_seeds(self) -> tuple[bytes, ...]:
         """Return the seed of each key pair that signs archives, the one in use first; 32 bytes each."""
         return tuple(keys.archive for keys in self._audit.values())
@@ -188,6 +192,28 @@ class Keyring:
 
     def __repr__(self) -> str:
         return "<Keyring: hidden>"
+
+
+class AuditKeys:
+    """The keys for heads and for digests of redacted values, by key id. No token can be made with them."""
+
+    __slots__ = ("by_id",)
+
+    def __init__(self, by_id: Mapping[str, tuple[bytes, bytes]]) -> None:
+        self.by_id = by_id
+
+    def head(self, key_id: str) -> bytes | None:
+        """Return the key for heads, or None for an id that is not ours."""
+        keys = self.by_id.get(key_id)
+        return None if keys is None else keys[0]
+
+    def redact(self, key_id: str) -> bytes | None:
+        """Return the key for the digests of redacted values, or None for an id that is not ours."""
+        keys = self.by_id.get(key_id)
+        return None if keys is None else keys[1]
+
+    def __repr__(self) -> str:
+        return "<AuditKeys: hidden>"
 
 
 def _derived(secrets: Secret | Sequence[Secret], namespace: str, name: str) -> tuple[DerivedKeys, ...]:

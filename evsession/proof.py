@@ -14,7 +14,7 @@ from evsession.codec import Stored, check_head, unpack, unpack_event
 from evsession.errors import CodecError, CorruptSnapshot, UnknownFormat
 from evsession.events import Authenticated, Ended
 from evsession.folding import Folding
-from evsession.keys import Keyring
+from evsession.keys import AuditKeys, Keyring
 from evsession.state import Snapshot
 from evsession.store import Counters
 from evsession.tokens import is_sid
@@ -122,7 +122,9 @@ class Prover:
     `report` receives each fault, one for each session and kind.
     """
 
-    def __init__(self, keys: Keyring, reaches: Mapping[str, Reach], report: Callable[[Fault], None]) -> None:
+    def __init__(
+        self, keys: Keyring | AuditKeys, reaches: Mapping[str, Reach], report: Callable[[Fault], None]
+    ) -> None:
         self._keys = keys
         self._reaches = reaches
         self._report = report

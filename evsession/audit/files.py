@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 async def verify_all(
-    worker: Worker, archive: Entries | None, trusted: Trusted | None, progress: Progress | None
+    worker: Worker, archive: Entries | None, trusted: Trusted | None, progress: Progress | None, jobs: int
 ) -> Report:
     """Verify what a worker's store and an archive hold; see `Audit.verify`."""
     files = await _checked(worker, archive, trusted, progress)
@@ -27,6 +27,7 @@ async def verify_all(
         archive=None if files.faults else archive,  # what cannot be trusted, or even read, proves nothing
         archived=files.events,
         progress=progress,
+        jobs=jobs,
     )
     report.archived = files.events
     for fault in files.faults:

@@ -58,6 +58,14 @@ class Report:
         if len(self.faults) < MAX_LISTED:
             self.faults.append(fault)
 
+    def add_part(self, part: Report) -> None:
+        """Take in what the proof of a part found, as if each thing were added by itself."""
+        self.sessions += part.sessions
+        self.fault_count += part.fault_count
+        self.faults += part.faults[: max(0, MAX_LISTED - len(self.faults))]
+        self.not_checkable_count += part.not_checkable_count
+        self.not_checkable += part.not_checkable[: max(0, MAX_LISTED - len(self.not_checkable))]
+
     def add_not_checkable(self, sid: str) -> None:
         """Take in a session whose first events are gone."""
         self.not_checkable_count += 1

@@ -2,12 +2,13 @@
 
 Order is what makes it right while sessions change: first where each log ends is noted, then the snapshots are read,
 then the logs. So each snapshot is at least as new as the noted end, and the log read at least as new as the snapshot.
-Snapshots and entries are sorted into parts by session; then one part after the other is proved by `Prover`.
+Snapshots and entries are sorted into parts by session; then each part is proved by `Prover`, here one after the other,
+or in several processes beside each other: what is found is the same, and in the same order.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from math import ceil
@@ -20,13 +21,14 @@ import anyio.lowlevel
 from evsession.audit.collector import collector_relaxed
 from evsession.audit.entries import Entries
 from evsession.audit.pages import LAST_ID, PAGE, all_pages, log_pages
+from evsession.audit.part import Terms, may_have_lapsed, take_in
+from evsession.audit.processes import Processes
 from evsession.audit.report import Progress, Report, Trimmed
 from evsession.audit.revocations import revocation_faults
 from evsession.audit.spill import Record, Spill
 from evsession.keys import Keyring
 from evsession.proof import Fault, FaultKind, Prover, Reach, Trace, counter_faults
 from evsession.store import Store
-from evsession.stores.memory import KEPT_PAST_ABSOLUTE_MS
 from evsession.view import CONTROL
 from evsession.wire import START, Line, StreamId, id_text, parse_id
 
@@ -73,6 +75,7 @@ class Verification:
         self._lengths: dict[str, int] = {}
         self._scanned: dict[str, StreamId] = {}
         self._firsts: dict[str, StreamId] = {}
+        self._started = 0.0
         self.now = 0
 
     async def sessions(self) -> AsyncGenerator[Proved, None]:
@@ -83,29 +86,67 @@ class Verification:
             OSError: the disk is full.
         """
         with collector_relaxed():
-            started = monotonic()
-            async for proved in self._sessions():
-                yield proved
-            self.report.seconds = monotonic() - started
+            parts = await self._begin()
+            for first in range(0, parts, MAX_PARTS):
+                with Spill(min(MAX_PARTS, parts - first)) as spill:
+                    pile = await self._read(spill, first, parts)
+                    for part in range(pile.size):
+                        async for proved in self._prove(pile, part):
+                            yield proved
+            await self._end()
 
-    async def _sessions(self) -> AsyncGenerator[Proved, None]:
+    async def run(self, jobs: int) -> None:
+        """Verify everything, the parts beside each other in at most so many processes; see `Processes`.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+            ProcessDied: a process was killed.
+            OSError: the disk is full.
+        """
+        if jobs == 1 or (parts := await self._begin()) == 1:
+            async for _ in self.sessions():
+                pass
+            return
+        with collector_relaxed():
+            async with Processes(min(jobs, parts)) as processes:
+                for first in range(0, parts, MAX_PARTS):
+                    with Spill(min(MAX_PARTS, parts - first)) as spill:
+                        pile = await self._read(spill, first, parts)
+                        for report in await processes.prove(spill, self._terms(), self._handed_over(pile)):
+                            self.report.add_part(report)
+            await self._end()
+
+    def _handed_over(self, pile: _Pile) -> Callable[[int], None]:
+        total, entries, so_far = max(1, pile.spill.finish()), pile.size * PART, 0
+
+        def told(size: int) -> None:
+            nonlocal so_far
+            so_far += size
+            self._progress("proving", min(entries, entries * so_far // total), entries)
+
+        return told
+
+    async def _begin(self) -> int:
+        """Note where each log ends, and return the number of parts."""
+        self._started = monotonic()
         await self._note_ends()
-        parts = max(1, ceil((self._archived + sum(self._lengths.values())) / PART))
-        for first in range(0, parts, MAX_PARTS):
-            with Spill(min(MAX_PARTS, parts - first)) as spill:
-                pile = _Pile(spill, first, parts)
-                if first:
-                    await self._note_ends()
-                await self._read_snapshots(pile)
-                for shard in self._shards:
-                    await self._read_log(shard, pile)
-                for part in range(pile.size):
-                    async for proved in self._prove(pile, part):
-                        yield proved
+        return max(1, ceil((self._archived + sum(self._lengths.values())) / PART))
+
+    async def _read(self, spill: Spill, first: int, of: int) -> _Pile:
+        pile = _Pile(spill, first, of)
+        if first:
+            await self._note_ends()
+        await self._read_snapshots(pile)
+        for shard in self._shards:
+            await self._read_log(shard, pile)
+        return pile
+
+    async def _end(self) -> None:
         for shard in (CONTROL, *self._shards):
             await self._check_counters(shard)
         async for fault in revocation_faults(self._store, self._keys):
             self.report.add(fault)
+        self.report.seconds = monotonic() - self._started
 
     async def _note_ends(self) -> None:
         for shard in self._shards:
@@ -157,12 +198,12 @@ class Verification:
     # ── proving ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _prove(self, pile: _Pile, part: int) -> AsyncIterator[Proved]:
-        reaches = {shard: Reach(self._firsts[shard], self._scanned.get(shard, (0, 0))) for shard in self._shards}
-        prover = Prover(self._keys, reaches, self.report.add)
+        terms = self._terms()
+        prover = Prover(terms.keys, terms.reaches, self.report.add)
         taken = 0
         for batch in pile.spill.batches(part):
             taken += len(batch)
-            _take_in(prover, batch)
+            take_in(prover, batch)
             self._progress("proving", part * PART + taken, pile.size * PART)
             await anyio.lowlevel.checkpoint()
         for sid, trace in prover.finish(self.may_have_lapsed):
@@ -171,10 +212,13 @@ class Verification:
                 self.report.add_not_checkable(sid)
             yield Proved(sid, trace, prover.faults_of(sid))
 
+    def _terms(self) -> Terms:
+        reaches = {shard: Reach(self._firsts[shard], self._scanned.get(shard, (0, 0))) for shard in self._shards}
+        return Terms(self._keys.for_audit(), reaches, self.now, self._absolute)
+
     def may_have_lapsed(self, trace: Trace) -> bool:
         """Tell whether a snapshot's time to live may be over, because no sweeper was at work for a day."""
-        since = parse_id(trace.authenticated_id or trace.first_id)[0]
-        return self.now - since > (trace.remember or self._absolute) + KEPT_PAST_ABSOLUTE_MS
+        return may_have_lapsed(trace, self.now, self._absolute)
 
     async def _check_counters(self, shard: str) -> None:
         counters = await self._store.counters(shard)
@@ -187,14 +231,6 @@ class Verification:
             self.report.uncounted.append(shard)
         if counters.trimmed:
             self.report.trimmed.append(Trimmed(shard=shard, entries=counters.trimmed, first=id_text(counters.first)))
-
-
-def _take_in(prover: Prover, records: Iterable[Record]) -> None:
-    for record in records:
-        if record[0]:
-            prover.entry(*record)
-        else:
-            prover.snapshot(record[1].decode(), record[2])
 
 
 class _Pile:
@@ -230,14 +266,15 @@ async def verify(
     archive: Entries | None = None,
     archived: int = 0,
     progress: Progress | None = None,
+    jobs: int = 1,
 ) -> Report:
-    """Verify everything that a store holds; see `Verification`.
+    """Verify everything that a store holds; see `Verification`. With more `jobs`, in as many processes more.
 
     Raises:
         StoreUnavailable: store or archive did not answer.
+        ProcessDied: a process was killed.
         OSError: the disk is full.
     """
     verification = Verification(store, keys, absolute=absolute, archive=archive, archived=archived, progress=progress)
-    async for _ in verification.sessions():
-        pass
+    await verification.run(jobs)
     return verification.report

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evsession.archive import open_archive, require
-from evsession.cli.connect import FAULTY, App, AsJson, reading, run
+from evsession.cli.connect import FAULTY, App, AsJson, fail, reading, run
 
 if TYPE_CHECKING:
     from evsession.archive.signing import Trusted
@@ -30,6 +30,10 @@ def verify(
             metavar="FILE", help="A PEM file with the public key of who signs the archive, if not the application."
         ),
     ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="How many processes work at it. Default: one for each processor."),
+    ] = None,
     app: App = None,
     as_json: AsJson = False,
 ) -> None:
@@ -41,7 +45,7 @@ def verify(
     """
     from evsession.cli.rendering import print_json
 
-    report = run(_verified(app, archive, key))
+    report = run(_verified(app, archive, key, jobs))
     if as_json:
         print_json(plain_report(report))
     else:
@@ -50,7 +54,8 @@ def verify(
         raise typer.Exit(FAULTY)
 
 
-async def _verified(app: str | None, archive: str | None, key: Path | None) -> Report:
+async def _verified(app: str | None, archive: str | None, key: Path | None, jobs: int | None) -> Report:
+    from evsession.audit.processes import processors
     from evsession.cli.progress import bar
 
     async with reading(app) as manager:
@@ -58,8 +63,11 @@ async def _verified(app: str | None, archive: str | None, key: Path | None) -> R
         if archive is not None:
             manager.audit.archive = place = open_archive(archive, keys.namespace, manager.worker.store)
             await place.require()
-        with bar() as tell:
-            return await manager.audit.verify(progress=tell, trusted=_trusted(keys, key))
+        try:
+            with bar() as tell:
+                return await manager.audit.verify(tell, trusted=_trusted(keys, key), jobs=jobs or processors())
+        except OSError as error:
+            fail(f"the log cannot be sorted: {error}; set TMPDIR to a place with 300 bytes for each event")
 
 
 def _trusted(keys: Keyring, key: Path | None) -> Trusted | None:

@@ -100,11 +100,11 @@ class World:
                 self.snapshots.pop(sid, None)
                 self.home.lapses.remove(sid)
 
-    async def report(self, archive: Entries | None = None) -> Report:
-        """Verify it, with an archive or without."""
+    async def report(self, archive: Entries | None = None, jobs: int = 1) -> Report:
+        """Verify it, with an archive or without, in one process or in several."""
         store = MemoryStore(shards=2, clock=lambda: self.now)
         store._tags = {"00": self.home, "01": self.other}
-        return await verify(store, self.keys, absolute=TIMEOUT, archive=archive)
+        return await verify(store, self.keys, absolute=TIMEOUT, archive=archive, jobs=jobs)
 
     async def kinds(self, archive: Entries | None = None) -> set[str]:
         """Return which kinds of faults verifying finds."""

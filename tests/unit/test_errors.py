@@ -18,6 +18,7 @@ from evsession.errors import (
     EvsessionError,
     InvalidUserId,
     LogTrimmed,
+    ProcessDied,
     ResponseStarted,
     SessionConflict,
     SessionDetached,
@@ -64,6 +65,8 @@ def test_the_tree_is_the_one_that_the_docstring_draws() -> None:
         (ResponseStarted("login()"), "call it before you begin to answer"),
         (SessionDetached(), "use manager.edit(id) or manager.update(id, change)"),
         (Unsupported("MULTI in a cluster", "use one shard"), "use one shard"),
+        (ProcessDied(-9), "was killed by signal 9; if memory is short, ask for fewer with jobs=1 (--jobs 1)"),
+        (ProcessDied(1), "ended with 1; if memory is short, ask for fewer with jobs=1 (--jobs 1)"),
         (ConnectionClosed("revoked"), "end the handler, as after any disconnect"),
         (SessionEnded("logout"), "begin a new one with session.login(user_id)"),
         (SessionEnded("revoked"), "a login that began before the revocation does not survive it"),
@@ -108,6 +111,7 @@ def test_evidence_is_in_attributes() -> None:
     assert isinstance(closed, OSError)
     unsupported = Unsupported("this", "do that")
     assert (unsupported.what, unsupported.instead) == ("this", "do that")
+    assert ProcessDied(-9).code == -9
     assert SessionEnded("idle").cause == "idle"
     assert SessionConflict(iter(["a", "b"])).keys == ("a", "b")
     assert CorruptSnapshot("00x").session_id == "00x"

@@ -161,3 +161,14 @@ def test_a_passphrase_is_not_a_list_of_words(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         listed_secrets(text, "SHOP_SECRET_KEY")
     assert not {"correct", "horse", "old"} & set(str(caught.value).split())
+
+
+def test_who_verifies_is_given_the_keys_for_heads_and_digests_alone() -> None:
+    """The same that the keyring has, by the same ids; and printing them shows none."""
+    ring = Keyring(["a" * 32, "b" * 32], namespace="shop", audit_key=["c" * 32, "a" * 32])
+    keys = ring.for_audit()
+    assert list(keys.by_id) == [ring.audit_id, ring.key_id]
+    for key_id in (*keys.by_id, "none", Keyring("b" * 32, namespace="shop").key_id):
+        assert keys.head(key_id) == ring.head(key_id)
+        assert keys.redact(key_id) == ring.redact(key_id)
+    assert repr(keys) == "<AuditKeys: hidden>"
