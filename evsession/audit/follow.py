@@ -133,7 +133,7 @@ class Follower(AsyncIterator[RecordedEvent]):
         for shard in shards:
             if shard not in self._streams:
                 self._positions[shard] = position = self._since.at(shard) if is_first else START
-                self._streams[shard] = Stream(self._reader, shard, position, strict=self._is_strict)
+                self._streams[shard] = Stream(self._reader, shard, position, strict=self._is_strict, follows=True)
         self._looked_at = now
 
 

@@ -12,6 +12,7 @@ from evsession.audit.reader import Reader
 from evsession.audit.together import together
 from evsession.errors import LogTrimmed
 from evsession.info import time_of
+from evsession.store import Counters
 from evsession.wire import START, Entry, Line, Position, StreamId, entry_of, id_text, parse_id
 
 PAGE: Final = 500
@@ -35,16 +36,20 @@ log = logging.getLogger("evsession.audit")
 class Stream:
     """Reads one shard page by page; `position` is where the next page begins, excluded.
 
-    Without an archive a strict one raises where the log was trimmed past its position; others begin where the log does.
+    Without an archive a strict one raises where the log was trimmed past its position, and one that `follows` where it
+    was trimmed past an entry that it has read; others go on where the log begins.
     """
 
-    def __init__(self, reader: Reader, shard: str, position: Position, *, strict: bool, page: int = PAGE) -> None:
+    def __init__(
+        self, reader: Reader, shard: str, position: Position, *, strict: bool, follows: bool = False, page: int = PAGE
+    ) -> None:
         self.shard = shard
         self.position = position if position.id != START.id else BEGINNING
         self.rewinds = 0
         """How often a failover made it go back."""
         self._reader = reader
         self._strict = strict
+        self._follows = follows
         self._page = page
         self._after = position.id
         self._recent: deque[Position] = deque(maxlen=REMEMBERED)
@@ -90,7 +95,7 @@ class Stream:
     async def _begin(self) -> None:
         counters = await self._reader.worker.store.counters(self.shard)
         if counters.length and self.position.id < counters.first and (counters.trimmed or self.position.event):
-            self._continue_from_archive(counters.first)
+            self._continue_from_archive(counters)
         self._has_begun = True
 
     async def _lines(self) -> Sequence[Line] | None:
@@ -107,7 +112,7 @@ class Stream:
         if not counters.length:
             return ()  # emptied, or a server that has not loaded its data yet: what comes next tells
         if position.id < counters.first:
-            self._continue_from_archive(counters.first)
+            self._continue_from_archive(counters)
         else:
             await self._rewind()
         return None
@@ -128,10 +133,11 @@ class Stream:
 
     # ── where the log was trimmed ────────────────────────────────────────────────────────────────────────────────────
 
-    def _continue_from_archive(self, first: StreamId) -> None:
+    def _continue_from_archive(self, counters: Counters) -> None:
+        first, has_read = counters.first, bool(self.position.event)
         if self._reader.archive is not None:
             self._archived_until = before(first)
-        elif self._strict:
+        elif self._strict or (self._follows and has_read and counters.trimmed):
             raise LogTrimmed(f"shard {self.shard} after {id_text(self.position.id)}", time_of(first[0]))
         else:
             self._move_to(Position(before(first), b""))

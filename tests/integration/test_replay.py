@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,12 @@ import pytest
 from evsession import Actor, ConfigError, RecordedEvent, Session, SessionManager
 from evsession.audit import Follower
 from evsession.audit.cursor import Cursor
+from evsession.audit.follow import Since
 from evsession.errors import LogTrimmed
 from evsession.stores.memory import MemoryStore
 from evsession.stores.redis import RedisStore
 from evsession.wire import START, Entry, StreamId
+from tests.conftest import until
 from tests.integration.apps import KEY, Browser, Clock, app_of, in_memory, setting
 from tests.servers import Server
 
@@ -330,6 +332,24 @@ async def test_a_cursor_behind_the_trimmed_end_says_so(on_server: SessionManager
             await next_of(on_server.audit.follow(since=cursor, poll_every=QUICK), 1)
     assert await next_of(on_server.audit.follow(since="start", poll_every=QUICK), 1)
     assert await all_of(on_server.audit.replay())
+
+
+@pytest.mark.parametrize("since", ["start", "now", datetime(2020, 1, 1, tzinfo=UTC)])
+async def test_a_follower_that_falls_behind_is_told(clock: Clock, since: Since) -> None:
+    """Wherever it began: memory keeps the newest entries only, and skips none of the others in silence."""
+    manager = in_memory(MemoryStore(clock=clock.server, max_entries=50), clock=clock)
+    follower = manager.audit.follow(since=since, poll_every=QUICK)
+    async with anyio.create_task_group() as group:
+        group.start_soon(next_of, follower, 1)
+        if since == "now":
+            await until(lambda: follower.cursor != "now", "it has begun")
+        session = await manager.create(data={"n": 0})
+    for n in range(100):
+        await manager.update(session.id, partial(dict.update, n=n))
+    for _ in range(2):
+        with pytest.raises(LogTrimmed, match="since='start'"):
+            await next_of(follower, 1)
+    assert (await next_of(manager.audit.follow(since="start", poll_every=QUICK), 1))[0].version > 50
 
 
 async def test_readings_go_on_in_the_archive(on_server: SessionManager) -> None:
