@@ -8,13 +8,18 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import anyio
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.servers import NAMES, FakeRedis, Server, find_binaries, is_promised
+
+# How long an example takes says how busy the machine is, and nothing of what the test is about.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 ServerOf = Callable[[str], Server]
 
 
-async def until(condition: Callable[[], object | Awaitable[object]], what: str, timeout: float = 5.0) -> None:
+async def until(condition: Callable[[], object | Awaitable[object]], what: str, timeout: float = 20.0) -> None:
     """Return once the condition holds, asked every 5 ms; fail the test after `timeout` seconds, naming `what`.
 
     The condition may be a coroutine function. It is asked once more after the deadline, so that a machine that stood

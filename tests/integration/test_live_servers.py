@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -29,9 +30,9 @@ from tests.servers import NAMES, Proxy, Server, find_binaries
 STALENESS = 0.5
 QUICK = CachePolicy(max_staleness=timedelta(seconds=STALENESS))
 PATIENCE = StorePolicy(
-    command_timeout=timedelta(seconds=0.3),
-    connect_timeout=timedelta(seconds=0.3),
-    commit_timeout=timedelta(seconds=0.3),
+    command_timeout=timedelta(seconds=1),  # less, and a busy machine is an outage
+    connect_timeout=timedelta(seconds=1),
+    commit_timeout=timedelta(seconds=1),
     probe_every=timedelta(seconds=0.05),
     resubscribe_at_most=timedelta(seconds=0.05),
 )
@@ -61,6 +62,35 @@ async def expire(manager: SessionManager, browser: Browser) -> None:
 
 
 ENDS = [(revoke, "revoked"), (log_in, "replaced"), (rotate, "replaced"), (log_in_with_a_secret, "replaced")]
+
+
+@dataclass
+class Watch:
+    """How many seconds a block took, and how much more than on an idle machine that may be."""
+
+    took: float = 0.0
+    margin: float = 0.3
+
+
+@asynccontextmanager
+async def stopwatch() -> AsyncIterator[Watch]:
+    """Time a block, and how late this event loop is meanwhile: on a busy machine the server is as late."""
+    loop, watch = asyncio.get_running_loop(), Watch()
+
+    async def look() -> None:
+        while True:
+            asked_at = loop.time()
+            await asyncio.sleep(0.01)
+            late = loop.time() - asked_at - 0.01
+            watch.margin += late if late > 0.005 else 0.0
+
+    looking = asyncio.create_task(look())
+    began = loop.time()
+    try:
+        yield watch
+    finally:
+        watch.took = loop.time() - began
+        looking.cancel()
 
 
 def deafen(manager: SessionManager) -> None:
@@ -93,14 +123,13 @@ async def test_another_workers_sockets_and_streams_close(
             await until(lambda: two.stats().open == 5, "all are registered")
             if spoil is not None:
                 spoil(two)
-            began = asyncio.get_running_loop().time()
-            await end(one, ann)
-            for each in (*mine, stream):
-                await each.over()
-            took = asyncio.get_running_loop().time() - began
+            async with stopwatch() as watch:
+                await end(one, ann)
+                for each in (*mine, stream):
+                    await each.over()
             assert {each.last["reason"] for each in mine} == {reason}
             assert not stream.last["more_body"]
-            assert took < STALENESS + 0.3
+            assert watch.took < STALENESS + watch.margin
             await theirs.say("still here")
             await until(lambda: theirs.texts == ["still here"], "another user's socket is untouched")
             assert (two.stats().open, two.stats().closed, one.stats().closed) == (1, 4, 0)
@@ -121,10 +150,10 @@ async def test_sockets_close_while_all_subscriptions_are_killed_again_and_again(
                 ann = await signed_in(one)
                 mine = await stack.enter_async_context(socket(two, ann, echo))
                 await mine.accepted()
-                began = asyncio.get_running_loop().time()
-                await revoke(one, ann)
-                await mine.over()
-                assert asyncio.get_running_loop().time() - began < STALENESS + 0.3
+                async with stopwatch() as watch:
+                    await revoke(one, ann)
+                    await mine.over()
+                assert watch.took < STALENESS + watch.margin
         finally:
             killing.cancel()
         assert (two.stats().open, two.stats().closed) == (0, 20)

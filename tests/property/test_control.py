@@ -137,7 +137,7 @@ NEW_AT_OLD_ID = [("revoke", 1, "user:2"), ("login", 1, "x"), ("fail behind", 1, 
 HIDDEN = [("revoke", 1, "user:1"), ("login", 1, "x"), ("fail", 1, "x"), ("revoke", 1, "user:1"), ("again", 1, "x")]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(steps)
 @example(LOST_KEPT)
 @example(NEW_AT_OLD_ID)
@@ -158,7 +158,7 @@ def test_whoever_was_revoked_is_dead_everywhere(story_steps: list[tuple[str, int
             assert fresh.verdict(session.snapshot) != "alive"
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(steps)
 @example([("revoke", 1, "user:1"), ("login", 1, "x"), ("fail", 1, "x")])
 @example([("revoke", 1, "user:1"), ("login", 1, "x"), ("fail behind", 1, "x"), ("revoke", 1, "user:2")])

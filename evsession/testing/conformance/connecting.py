@@ -53,7 +53,7 @@ def forget_snapshot() -> Callable[[str], Awaitable[None]]:
     pytest.skip("this store does not say how to let a snapshot lapse: write a fixture forget_snapshot")
 
 
-async def until(condition: Callable[[], object | Awaitable[object]], what: str, timeout: float = 5.0) -> None:
+async def until(condition: Callable[[], object | Awaitable[object]], what: str, timeout: float = 20.0) -> None:
     """Return once the condition holds, asked every 5 ms and once after `timeout` seconds; else fail, naming `what`."""
     deadline = anyio.current_time() + timeout
     while True:
