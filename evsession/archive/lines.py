@@ -41,20 +41,18 @@ def _plain_lines(page: Sequence[Line]) -> list[bytes] | None:
         texts, numbers = b"".join((*types, *sids, *before, *key_ids)), {*versions, *offsets}
         if texts.translate(None, _PLAIN) or not (all(map(_IS_ID, ids)) and all(map(_IS_NUMBER, numbers))):
             return None
-        seen = set(contexts)
-        if not _are_canonical([*(raw for raw in seen if raw[:1] == b"{"), *data]):
+        if not _are_canonical([*(raw for raw in contexts if raw[:1] == b"{"), *data]):
             return None
         actor_of = {raw: _text(raw) for raw in set(actors)}
-        context_of = {raw: raw if raw[:1] == b"{" else _text(raw) for raw in seen}
+        return [
+            _FORM % (
+                id_, sid, version, type_, previous, hexlify(event_id), offset, key_id, hexlify(head), actor_of[actor],
+                context if context[:1] == b"{" else _text(context), body,
+            )
+            for id_, type_, sid, version, previous, event_id, offset, actor, context, body, key_id, head in page
+        ]  # fmt: skip
     except (ValueError, CodecError):
         return None
-    return [
-        _FORM % (
-            id_, sid, version, type_, previous, hexlify(event_id), offset, key_id, hexlify(head), actor_of[actor],
-            context_of[context], body
-        )
-        for id_, type_, sid, version, previous, event_id, offset, actor, context, body, key_id, head in page
-    ]  # fmt: skip
 
 
 _PLAIN: Final = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
