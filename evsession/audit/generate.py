@@ -56,7 +56,7 @@ class _Visitors:
     def stamp(self, now: int) -> Stamp:
         """Return who, where and when; now and then a member of staff acts."""
         actor = b"admin joe" if self.random.random() < 0.01 else b""
-        context = {"w": self._worker, "r": f"POST {self.random.choice(_ROUTES)}", "a": self._address()}
+        context = [self._worker, f"POST {self.random.choice(_ROUTES)}", self._address()]  # as a request's usually is
         return Stamp(self.random.randbytes(16), actor, dumps(context), now)
 
     def _address(self) -> str:
