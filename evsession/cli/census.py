@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from evsession.manager import SessionManager
     from evsession.store import Counters
     from evsession.stores.redis import RedisStore
-    from evsession.stores.redis.checkup import Survey
+    from evsession.stores.redis.checkup import Survey, UserIndex
 
 
 class Working(NamedTuple):
@@ -74,11 +74,19 @@ class Census(NamedTuple):
     address: str
     server: Mapping[str, str]
     parts: Sequence[Part]
+    users: UserIndex
 
     @property
     def sessions(self) -> int:
         """Living sessions."""
         return sum(part.survey.sessions for part in self.parts)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Estimated bytes of each part, of all shards."""
+        of_shards = [part.sizes for part in self.parts]
+        sizes = {name: sum(one[name] for one in of_shards) for name in ("log", "snapshots", "indexes")}
+        return sizes | {"users": self.users.bytes}
 
     @property
     def workers(self) -> list[Working]:
@@ -117,4 +125,4 @@ async def take_census(manager: SessionManager) -> Census:
     store = redis_of(manager)
     shards = (*await manager.audit.shards(), CONTROL)
     parts = [Part(shard, await store.counters(shard), await store.survey(shard)) for shard in shards]
-    return Census(store.namespace, str(store.address), await store.server(), parts)
+    return Census(store.namespace, str(store.address), await store.server(), parts, await store.survey_users())

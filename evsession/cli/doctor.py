@@ -111,10 +111,8 @@ def _memory(census: Census) -> Check:
     from evsession.cli.stats import size
 
     used, limit = int(census.server.get("used_memory", 0)), int(census.server.get("maxmemory", 0))
-    parts = {name: sum(part.sizes[name] for part in census.parts) for name in ("log", "snapshots", "indexes")}
-    found = f"{size(used)} used in all, of {size(limit) if limit else 'no limit'}; " + ", ".join(
-        f"{name} {size(bytes_)}" for name, bytes_ in parts.items()
-    )
+    parts = ", ".join(f"{name} {size(bytes_)}" for name, bytes_ in census.sizes.items())
+    found = f"{size(used)} used in all, of {size(limit) if limit else 'no limit'}; {parts} (of {census.users.users:,})"
     is_full = limit and used > FULL * limit
     fix = "give it more memory, or shorten StorePolicy(retention=…) with an archive" if is_full else ""
     return Check("memory", found, fix)

@@ -59,6 +59,7 @@ def plain_census(census: Census) -> dict[str, Any]:
         "namespace": census.namespace,
         "server": census.server_name,
         "sessions": census.sessions,
+        "users": census.users._asdict(),
         "shards": [_plain_part(part) for part in census.parts],
         "workers": [working._asdict() | {"alive": working.is_alive} for working in census.workers],
     }
@@ -88,13 +89,13 @@ def shown(census: Census) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    events, bytes_ = (
-        sum(part.counters.length for part in census.parts),
-        sum(sum(part.sizes.values()) for part in census.parts),
-    )
+    events, bytes_ = sum(part.counters.length for part in census.parts), sum(census.sizes.values())
     where = f" on {census.server_name} at {census.address}: "
     living = (f"{census.sessions:,} sessions", "bold green")
-    title = Text.assemble((census.namespace, "bold"), where, living, f", {events:,} events, {size(bytes_)}")
+    held = f", {events:,} events, {census.users.users:,} users, {size(bytes_)}"
+    title = Text.assemble((census.namespace, "bold"), where, living, held)
+        (census.namespace, "bold"), where, living, f", {events:,} events, {census.users.users:,} users, {size(bytes_)}"
+    )
     return Group(title, _shard_table(census), _worker_table(census))
 
 

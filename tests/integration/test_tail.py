@@ -15,7 +15,11 @@ from typing import Any
 import pytest
 
 from evsession import Actor, Session, SessionManager, StoreUnavailable
-from evsession.stores.redis import RedisStore
+from evsession.cli.census import redis_of, take_census
+from evsession.cli.doctor import judged
+from evsession.cli.stats import size
+from evsession.stores.redis import RedisStore, checkup
+from evsession.stores.redis.keys import user_key
 from tests.conftest import until
 from tests.integration.apps import Browser, app_of
 from tests.integration.test_command_line import KEY, command, settings
@@ -215,6 +219,8 @@ async def test_stats_tell_what_there_is(server: Server, manager: SessionManager)
     assert [shard["shard"] for shard in found["shards"]] == ["00", "01", "ctl"]
     assert sum(shard["events"] for shard in found["shards"]) == 5
     assert sum(shard["ended"] for shard in found["shards"]) == 1
+    assert found["users"]["bytes"] > 0
+    assert found["users"]["users"] == len([user async for user in manager.users()])
     assert all(shard["bytes"]["log"] > 100 for shard in found["shards"] if shard["events"])
     assert {(one["worker"], one["alive"]) for one in found["workers"]} == {(manager.worker.id, True)}
     done = await command("stats", **settings(server))
@@ -260,6 +266,26 @@ async def test_the_doctor_finds_a_healthy_patient(manager: SessionManager) -> No
         sick = await command("doctor", **settings(own))
         assert sick.exit_code == 2
         assert "→ start the application" in sick.stdout
+
+
+@pytest.mark.parametrize("sampled", [20_000, 500], ids=["all", "sample"])
+async def test_the_index_of_users_is_weighed(any_server: Server, monkeypatch: pytest.MonkeyPatch, sampled: int) -> None:
+    """Beside log, snapshots and expiry index; of this namespace alone, and by a sample where there is much."""
+    monkeypatch.setattr(checkup, "SAMPLED", sampled)
+    monkeypatch.setattr(checkup, "_PAGE", 100)
+    async with SessionManager.from_url(any_server.url, secret_key=KEY, namespace="cli") as manager:
+        store = redis_of(manager)
+        assert (await take_census(manager)).users == (0, 0)
+        await asyncio.gather(*(store.enter(f"user {n}", "s" * 24, 3_600_000, bytes(20)) for n in range(1_500)))
+        any_server.cli("SET", "a key of another application", 1)
+        any_server.cli("HSET", "{cli-2:u00}:u:a user of another namespace", "sid", "1 ")
+        census = await take_census(manager)
+        weight = int(any_server.cli("MEMORY", "USAGE", user_key("cli", "user 7")))
+        off = 0.01 if sampled > 2_000 else 0.2
+        assert census.users.users == pytest.approx(1_500, rel=off)
+        assert census.users.bytes == census.sizes["users"] == pytest.approx(1_500 * weight, rel=off + 0.1)
+        (memory,) = (one for one in judged(census, [0.001], 0) if one.what == "memory")
+        assert f"users {size(census.users.bytes)} (of {census.users.users:,})" in memory.found
 
 
 async def test_what_is_on_no_server_has_no_doctor() -> None:

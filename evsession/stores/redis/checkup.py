@@ -10,11 +10,18 @@ from typing import Any, Final, NamedTuple
 from evsession.config import StorePolicy
 from evsession.stores.redis.address import Address
 from evsession.stores.redis.connection import login, open_connection, pack, unavailable
-from evsession.stores.redis.keys import Keys
+from evsession.stores.redis.keys import Keys, user_of
 from evsession.stores.redis.link import Link
 
 WEIGHED: Final = 50
 """Snapshots of a shard that are weighed to estimate what all of them take."""
+
+
+SAMPLED: Final = 20_000
+"""Keys of a server that are looked at to estimate how many are users'.
+Source: twenty calls; where one key in ten is one, the estimate's standard deviation is 2 %."""
+
+_PAGE: Final = 1_000
 
 
 class Survey(NamedTuple):
@@ -54,6 +61,27 @@ async def survey(link: Link, keys: Keys) -> Survey:
         index_bytes=await _weight(link, keys.expiry) + await _weight(link, keys.ended),
         snapshot_bytes=sum(weights) / len(weights) if weights else 0.0,
     )
+
+
+class UserIndex(NamedTuple):
+    """The index of users of a namespace: how many have one, and the bytes that all of them take, both estimated."""
+
+    users: int
+    bytes: int
+
+
+async def survey_users(link: Link, namespace: str) -> UserIndex:
+    """Look at the index of users, by a sample: the server walks its keys in the order of their hashes."""
+    cursor, page = await link.call(b"SCAN", b"0", b"COUNT", _PAGE)
+    keys = set[bytes](page)
+    while len(keys) < SAMPLED and cursor != b"0":
+        cursor, page = await link.call(b"SCAN", cursor, b"COUNT", _PAGE)
+        keys.update(page)
+    found = [key for key in keys if user_of(namespace, key) is not None]
+    share = 1.0 if cursor == b"0" else await link.call(b"DBSIZE") / len(keys)
+    weights = await asyncio.gather(*(_weight(link, key) for key in found[:WEIGHED]))
+    users = round(len(found) * share)
+    return UserIndex(users, round(users * sum(weights) / len(weights)) if weights else 0)
 
 
 async def _weight(link: Link, key: bytes) -> int:

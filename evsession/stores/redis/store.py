@@ -28,7 +28,7 @@ from evsession.store import (
 )
 from evsession.stores.redis import advice, checkup, inspection
 from evsession.stores.redis.address import Address
-from evsession.stores.redis.checkup import Survey
+from evsession.stores.redis.checkup import Survey, UserIndex
 from evsession.stores.redis.connection import unavailable
 from evsession.stores.redis.feed import Feed
 from evsession.stores.redis.index import RedisIndex
@@ -278,6 +278,10 @@ class RedisStore:
     async def survey(self, shard: str) -> Survey:
         """Return how much a shard holds, and how far those are who work at it."""
         return await checkup.survey(self._connected(), self.keys(shard))
+
+    async def survey_users(self) -> UserIndex:
+        """Return how much the index of users holds."""
+        return await checkup.survey_users(self._connected(), self.namespace)
 
     async def server(self) -> Mapping[str, str]:
         """Return what the server tells of itself: INFO, and the settings that matter here."""
