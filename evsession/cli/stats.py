@@ -94,8 +94,6 @@ def shown(census: Census) -> RenderableType:
     living = (f"{census.sessions:,} sessions", "bold green")
     held = f", {events:,} events, {census.users.users:,} users, {size(bytes_)}"
     title = Text.assemble((census.namespace, "bold"), where, living, held)
-        (census.namespace, "bold"), where, living, f", {events:,} events, {census.users.users:,} users, {size(bytes_)}"
-    )
     return Group(title, _shard_table(census), _worker_table(census))
 
 
