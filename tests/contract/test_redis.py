@@ -118,12 +118,14 @@ async def test_all_keys_of_a_shard_and_its_channel_are_in_one_slot(namespace: st
         check_one_slot(keys.log, Keys(namespace, "a8").channel)
 
 
-def test_a_call_is_packed_as_hiredis_packs_it() -> None:
+@pytest.mark.parametrize("length", [0, 1023, 1024, 70_000])
+def test_a_call_is_packed_as_hiredis_packs_it(length: int) -> None:
     """By digest, and by the text of the script; one key more than those that are always the same."""
-    call = Call(FILL, (b"a", b"\r\n"), 3, (b"", b"end"))
-    words = (b"3", b"a", b"\r\n", b"key", b"", bytes(range(256)), b"", b"end")
-    assert call.pack(*words[3:6]) == pack((b"EVALSHA", FILL.digest, *words))
-    assert call.pack(*words[3:6], by_text=True) == pack((b"EVAL", FILL.source, *words))
+    call = Call(FILL, (b"a", b"\r\n"), (b"", b"end"))
+    varying = (b"key", b"", bytes(range(256)), b"4", b"5", b"6", bytes(length), b"8", b"9", b"10", b"11")
+    words = (b"3", b"a", b"\r\n", *varying, b"", b"end")
+    assert call.pack(varying) == pack((b"EVALSHA", FILL.digest, *words))
+    assert call.pack_text(varying) == pack((b"EVAL", FILL.source, *words))
 
 
 async def test_one_operation_is_one_command(connect_redis: ConnectRedis) -> None:

@@ -7,6 +7,7 @@ While the server is away, a call costs microseconds: it fails at once, and a pro
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import suppress
 
 import hiredis
@@ -16,7 +17,7 @@ from evsession.errors import StoreUnavailable
 from evsession.patience import RETRY_AFTER
 from evsession.stores.redis.address import Address
 from evsession.stores.redis.connection import Connection, Reply, login, open_connection, pack, unavailable
-from evsession.stores.redis.scripts import ALL, Call, Script
+from evsession.stores.redis.scripts import ALL, Script
 
 _NEVER_PROMOTED = b"second_repl_offset:-1"
 """What INFO says of a server that has been the primary since its start.  Source: Redis' replication.c."""
@@ -72,19 +73,27 @@ class Link:
             reply = await self.call(b"EVAL", script.source, len(keys), *keys, *args)
         return reply
 
-    async def run_packed(self, call: Call, *variable: bytes) -> Reply:
-        """Run a script whose call is packed for the most part already, as `run` does.
+    def begin(self, packed: bytes) -> Awaitable[Reply]:
+        """Send a packed call at once if there is a connection; await its reply, which may be an error of the server.
 
         Raises:
-            StoreUnavailable: the server is away, refused, or did not answer in time.
+            StoreUnavailable: the server is away, or did not answer in time.
         """
         self.calls += 1
-        connection = self._connection or await self._open()
-        reply = await connection.call(call.pack(*variable))
-        if isinstance(reply, hiredis.ReplyError):
-            self._check_forgotten(reply)
-            reply = await self._send(call.pack(*variable, by_text=True))
-        return reply
+        return self._begin_later(packed) if self._connection is None else self._connection.call(packed)
+
+    async def _begin_later(self, packed: bytes) -> Reply:
+        connection = await self._open()
+        return await connection.call(packed)
+
+    async def send_again(self, reply: hiredis.ReplyError, packed: bytes) -> Reply:
+        """Send a script by its text, if its digest got this reply because the server has forgotten it.
+
+        Raises:
+            StoreUnavailable: it has not, and refused; or it is away, or did not answer in time.
+        """
+        self._check_forgotten(reply)
+        return await self._send(packed)
 
     def _check_forgotten(self, reply: hiredis.ReplyError) -> None:
         if not str(reply).startswith("NOSCRIPT"):

@@ -8,6 +8,8 @@ import secrets
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from hiredis import ReplyError
+
 from evsession.config import StorePolicy
 from evsession.control import Image
 from evsession.errors import StoreUnavailable
@@ -171,7 +173,7 @@ class RedisStore:
         keys, ttls = self.keys(commit.sid[:2]), (b"%d" % ENDED_KEPT_MS, b"%d" % KEPT_PAST_ABSOLUTE_MS)
         times = (b"%d" % commit.first_version, b"%d" % commit.idle, b"%d" % commit.absolute)
         rest = (commit.type.encode(), commit.condition.encode(), keys.channel, b"PUBLISH", *ttls)
-        call = Call(COMMIT, (keys.log, keys.expiry, keys.end, keys.birth, keys.ended), 11, times + rest)
+        call = Call(COMMIT, (keys.log, keys.expiry, keys.end, keys.birth, keys.ended), times + rest)
         if not commit.first_version and not commit.condition:
             if len(self._commits) >= MAX_KINDS:
                 self._commits.clear()
@@ -209,11 +211,14 @@ class RedisStore:
         shard, name = sid[:2], sid.encode()
         kind = (shard, type_, idle, absolute, first_version, condition)
         call = self._commits.get(kind) or self._commit_call(commit, kind)
-        reply = await self._connected().run_packed(
-            call,
+        words = (
             self._keys[shard].snapshots + name,
             name, expected, event_id, prefix, body, actor, context, data, b"%d" % worker_time, notice,
         )  # fmt: skip
+        link = self._connected()
+        reply = await link.begin(call.pack(words))
+        if isinstance(reply, ReplyError):
+            reply = await link.send_again(reply, call.pack_text(words))
         status, answered, now, *found = reply
         _same_sid(sid, answered)
         id_, tail, packed = found or (b"", b"", b"")
