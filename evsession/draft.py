@@ -8,14 +8,15 @@ from typing import Final, NamedTuple
 from evsession.canonical import DataLimits, check_key, check_size, check_value, dumps, dumps_to_keep, loads
 from evsession.chain import FIRST, Heads
 from evsession.codec import Stored, idle_of, pack_body, pack_event, pack_prefix, split_body, status_of, type_of
-from evsession.events import Authenticated, Changes, Ended, Event
+from evsession.events import Authenticated, Changes, Ended, Event, Updated
 from evsession.keys import Keyring
 from evsession.redaction import Redactor, redact_snapshot
 from evsession.state import Snapshot, evolve, key_of
 from evsession.store import EVENT_KEY, Commit, Condition
 from evsession.wire import START, Notice, tagged
 
-CONTAINERS: Final = (dict, list, tuple)
+_PLAIN: Final = frozenset((str, int, float, bool, type(None)))
+"""Types whose values nobody can change, and which come back from JSON as they are."""
 
 
 class Stamp(NamedTuple):
@@ -42,21 +43,21 @@ class Draft(NamedTuple):
     head: bytes
     link: bytes
     key_id: str
+    kept: Stored | None
+    """The base, if all times but the idle deadline stay as they are there."""
 
     def accepted(self, tail: bytes) -> Stored:
         """Return the stored snapshot, given the part of the header that the store wrote."""
+        _, _, snapshot, raw, head, link, key_id, kept = self
+        idle_at, last_id = int(tail[26:39]), tail[52:76].rstrip().decode()
+        if kept is not None:
+            created_at, authenticated_at = kept.created_at, kept.authenticated_at
+            absolute_at, secret_at = kept.absolute_at, kept.secret_at
+        else:
+            created_at, authenticated_at = int(tail[:13]), int(tail[13:26])
+            absolute_at, secret_at = int(tail[39:52]), int(tail[76:])
         return Stored(
-            self.snapshot,
-            self.raw,
-            self.head,
-            self.link,
-            self.key_id,
-            created_at=int(tail[:13]),
-            authenticated_at=int(tail[13:26]),
-            idle_at=int(tail[26:39]),
-            absolute_at=int(tail[39:52]),
-            last_id=tail[52:76].rstrip().decode(),
-            secret_at=int(tail[76:]),
+            snapshot, raw, head, link, key_id, created_at, authenticated_at, idle_at, absolute_at, last_id, secret_at
         )
 
 
@@ -85,7 +86,7 @@ class Drafter:
             check_key(key, self._limits)
             check_value(key, value, self._limits)
         values = changes.set_
-        if any(isinstance(value, CONTAINERS) for value in values.values()):
+        if not _PLAIN.issuperset(map(type, values.values())):
             values = loads(dumps(values))
         redacted = self._redactor.paths(values)
         if values is changes.set_ and not redacted:
@@ -134,7 +135,8 @@ class Drafter:
             self._idle(base, event), absolute or (0 if base is not None else self.absolute), type_, condition, actor,
             context, data, worker_time, tagged(self._message_key, notice),
         )  # fmt: skip
-        return Draft(commit, notice, snapshot, raw, head, link, self._audit_id)
+        kept = base if type(event) is Updated and not absolute else None
+        return Draft(commit, notice, snapshot, raw, head, link, self._audit_id, kept)
 
     def _redacted(self, snapshot: Snapshot, raw: bytes, body: bytes) -> bytes:
         """Return the form of a living session's body that heads cover, made from the body itself: only data differ."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from starlette.requests import HTTPConnection
@@ -329,13 +329,13 @@ class Exchange:
         device = device_of(self.scope, self.manager.audit_policy)
         return await self.manager.index.admit(login.user_id, sid, base, device=device, remember=_remembered(login))
 
-    async def _append(
+    def _append(
         self, sid: str, base: Stored | None, decide: Decide, login: Login | None, entrance: Entrance | None
-    ) -> Stored | None:
+    ) -> Awaitable[Stored | None]:
         manager, stamp = self.manager, self._stamp(login)
         if login is None or entrance is None:
-            return await manager.worker.committer.append(sid, base, decide, stamp)
-        return await manager.index.append(entrance, base, decide, stamp, remember=_remembered(login))
+            return manager.worker.committer.append(sid, base, decide, stamp)
+        return manager.index.append(entrance, base, decide, stamp, remember=_remembered(login))
 
     async def _change(self, base: Stored | None, plan: Plan, wanted: Changes) -> Stored | None:
         if base is None:

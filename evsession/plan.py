@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from evsession.config import SessionPolicy
 from evsession.events import Actor, Cause, Changes
@@ -28,8 +28,10 @@ class Login:
     transport: Purpose | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+_NOTHING: Final = Changes()
+
+
+class Plan(NamedTuple):
     """What a session asks to be committed: first an end, then a change of what is there, or a new beginning.
 
     `end` ends the session that was there. `changes`, `login` and `rotate` then apply to a new session if `begins`,
@@ -38,7 +40,7 @@ class Plan:
 
     end: Cause | None = None
     begins: bool = False
-    changes: Changes = field(default_factory=Changes)
+    changes: Changes = _NOTHING
     login: Login | None = None
     rotate: bool = False
 

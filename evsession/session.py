@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 M = TypeVar("M")
 
 _NOTHING: Final[Mapping[str, Any]] = {}
-_CONTAINERS: Final = (dict, list, tuple)
+_CONTAINERS: Final = frozenset((dict, list, tuple))
 
 
 LONGEST_REMEMBERED: Final = timedelta(days=400)
@@ -394,7 +394,7 @@ class Session(dict[str, Any]):
         begins = self.base is None or self._ends is not None
         changes = self._since(_NOTHING if begins else self._origin)
         rotate = self._rotate and not begins
-        plan = Plan(end=self._ends, begins=begins, changes=changes, login=self._login, rotate=rotate)
+        plan = Plan(self._ends, begins, changes, self._login, rotate)
         return plan if plan.login is not None else self._with_detected_user(plan)
 
     def _since(self, before: Mapping[str, Any]) -> Changes:
@@ -436,7 +436,8 @@ class Session(dict[str, Any]):
 
         What others changed meanwhile appears; what was set since the plan was made stays pending.
         """
-        self._gather_what_fits()
+        if self._models:
+            self._gather_what_fits()
         if stored is None or dumps(self) != stored.raw:
             # The data still hold what a detected switch left behind: that is not pending, it belongs to another user.
             leaves = plan.end == "switched" and plan.login is not None and plan.login.detected
@@ -446,7 +447,7 @@ class Session(dict[str, Any]):
             self._move(stored, diff(expected, self))
         else:
             self.base = stored
-            self._flat = not any(isinstance(value, _CONTAINERS) for value in dict.values(self))
+            self._flat = _CONTAINERS.isdisjoint(map(type, stored.snapshot.data.values()))
             self.modified = False
         self._login, self._ends, self._rotate = None, None, False
         self.is_dead = self.is_dead and stored is None
