@@ -404,12 +404,14 @@ class Cache:
         """Take in one message of the feed, and return whether a repair is due, or an answer to a revocation."""
         view = self.view(shard)
         self.stats.messages += 1
+        lease = view.lease_until
         try:
             for prev, id_, part in split_message(message):
                 self._take(view, prev, id_, part)
         except ValueError:
             self._reject(view)
-        self._settle(view)
+        if view.lease_until != lease or view.shard == CONTROL:
+            self._settle(view)
         return view.gap or bool(self.asked)
 
     def missed(self, shard: str) -> None:

@@ -105,7 +105,7 @@ class View:
         """Take the next entry of the log as applied."""
         self.position = position
         self._recent.append(position)
-        if position in self._pending:
+        if self._pending and position in self._pending:
             self._redeem(position)
 
     def _redeem(self, end: Position) -> None:
