@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 import hiredis
 
@@ -33,11 +33,6 @@ _NOTHING: Final = object()
 _PUSHES: Final = frozenset((b"message", b"subscribe", b"unsubscribe"))
 
 
-class _Pending(NamedTuple):
-    future: asyncio.Future[Reply]
-    asked_at: float
-
-
 class Connection(asyncio.Protocol):
     """A connection to one server; `push` receives what arrives unasked, `lost` is told once when it ends."""
 
@@ -53,7 +48,8 @@ class Connection(asyncio.Protocol):
         self._lost = lost
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._transport: asyncio.Transport | None = None
-        self._pending: deque[_Pending] = deque()
+        self._pending: deque[tuple[asyncio.Future[Reply], float]] = deque()
+        """Who waits for a reply, and since when."""
         self._queued: list[bytes] = []
         self._batches: deque[int] = deque()
         self._replies = 0
@@ -79,7 +75,7 @@ class Connection(asyncio.Protocol):
         if not self.is_open:
             future.set_exception(unavailable(self._why, outcome_unknown=False))
             return future
-        self._pending.append(_Pending(future, self._loop.time()))
+        self._pending.append((future, self._loop.time()))
         self._queued.append(command)
         self._asked += 1
         if not self._batches:
@@ -111,7 +107,7 @@ class Connection(asyncio.Protocol):
         if self._replies != self._excused and watch is not None and now - watch.when() > LATE * self._timeout:
             # This loop was held up, so replies may be waiting to be read; but once only, or silence would go unnoticed.
             self._listening_since, self._excused = now, self._replies
-        left = max(self._pending[0].asked_at, self._listening_since) + self._timeout - now
+        left = max(self._pending[0][1], self._listening_since) + self._timeout - now
         if left > 0:
             self._watch = self._loop.call_later(left, self._check)
         else:
@@ -145,7 +141,7 @@ class Connection(asyncio.Protocol):
         if not self._pending:
             self.abort("a reply that nobody asked for")
             return
-        future = self._pending.popleft().future
+        future, _ = self._pending.popleft()
         if not future.done():
             future.set_result(reply)
         self._replies += 1
@@ -172,7 +168,7 @@ class Connection(asyncio.Protocol):
         unsent = len(self._queued)
         self._queued.clear()
         while self._pending:
-            future = self._pending.popleft().future
+            future, _ = self._pending.popleft()
             if not future.done():
                 future.set_exception(unavailable(self._why, outcome_unknown=len(self._pending) >= unsent))
 
