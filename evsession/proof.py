@@ -199,8 +199,9 @@ class Prover:
             if type_ == b"authenticated":
                 trace.authenticated_id = id_
         trace.version, trace.head, trace.last_id, trace.key_id = version, head, id_, key_id
-        if trace.stored is not None:
-            self._compare(trace, trace.stored, sid)
+        stored = trace.stored
+        if stored is not None and version >= stored.snapshot.version:
+            self._compare(trace, stored, sid)
 
     def _new(self, sid: bytes) -> Trace:
         if not is_sid(sid.decode()):

@@ -19,8 +19,8 @@ Record = tuple[bytes, ...]
 TOGETHER: Final = 128
 """Records of a part that are collected before they are written.  Source: 128 parts take 15 MB."""
 
-CHUNK: Final = 1 << 18
-"""Bytes that are read of a part's file at once."""
+CHUNK: Final = 1 << 16
+"""Bytes that are read of a part's file at once.  Source: what a pipe takes on Linux."""
 
 _FORM: Final = 2
 """The version of the form: later ones look for objects that come twice, and take thrice as long."""

@@ -194,7 +194,7 @@ class Audit:
         and what log and archive both have is compared.
 
         It reads everything and keeps this process busy, about 30 µs for each event: not for one that serves requests.
-        With `jobs` of 2 or more it starts as many processes for most of that work, from 50,000 events on.
+        With `jobs` of 2 or more it starts as many processes for most of that work, from 25,000 events on.
 
         Raises:
             ConfigError: `jobs` is less than 1.
