@@ -76,7 +76,7 @@ bench: $(BIN)/.bench ## Measure against the peers; the results go where the comm
 	EVSESSION_CHAOS_SECONDS=60 $(BIN)/python -m pytest -s tests/chaos/test_staleness.py
 	EVSESSION_WRITERS=20000 $(BIN)/python -m pytest -s tests/chaos/test_flood.py
 	EVSESSION_REVOCATIONS=500 $(BIN)/python -m pytest -s tests/chaos/test_forced_logout.py
-	EVSESSION_SIMULATIONS=10000 $(BIN)/python -m pytest tests/simulation/test_logins.py
+	EVSESSION_SIMULATIONS=10000 $(BIN)/python -m pytest tests/simulation/test_logins.py tests/simulation/test_max_sessions.py
 
 clean: ## Remove virtual environments, caches and build results
 	rm -rf .venv .venv-* build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache \

@@ -184,7 +184,8 @@ class Primary(MemoryStore):
         if after is None or after.snapshot.version != (before.snapshot.version if before is not None else 0) + 1:
             msg = f"{name} skipped a version"
             raise Violation(msg)
-        operation = self.operations.get(name)
+        is_of_system = entry.actor.startswith(b"system ")  # what a login evicts has the context of the login
+        operation = None if is_of_system else self.operations.get(name)
         if operation is None:
             if entry.type != "ended":
                 msg = f"nobody asked for {entry.type}"

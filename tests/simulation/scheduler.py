@@ -163,6 +163,9 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
 
+    def get_task_factory(self) -> None:
+        """Return none: tasks are plain ones. anyio's task groups ask."""
+
     def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
         task = asyncio.Task(coro, loop=self, **options)
         task.add_done_callback(self._note_failure)

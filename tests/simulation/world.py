@@ -88,7 +88,7 @@ class World:
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance
         self.loop = VirtualLoop(chance)  # type: ignore[abstract]  # what the code under test never calls is missing
-        self.policy = SessionPolicy(idle_timeout=timedelta(seconds=chance.choice((0.5, 1800, 1800))))
+        self.policy = self._policy()
         self.primary = Primary(chance, self.loop.time, is_crowded=chance.random() < 0.7)
         self.network = Network(self.loop, self.primary, chance)
         self.browsers = [Browser(chance.choice(USERS)) for _ in range(chance.choice((1, 2, 2)))]
@@ -102,6 +102,9 @@ class World:
         self._revoking: list[asyncio.Task[None]] = []
         self.loop.watch = self._watch
         self._count = 0
+
+    def _policy(self) -> SessionPolicy:
+        return SessionPolicy(idle_timeout=timedelta(seconds=self.chance.choice((0.5, 1800, 1800))))
 
     def run(self) -> None:
         """Run the schedule to its end."""
