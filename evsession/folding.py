@@ -25,7 +25,7 @@ class Folding:
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._behind = 0
-        self._data: dict[str, Any] = dict(snapshot.data)
+        self._data: dict[str, Any] | None = None  # a copy of the snapshot's, once there is an update
         self._around: tuple[bytes, bytes] | None = None
         self._marked: frozenset[str] = frozenset()
         self._is_living = False
@@ -39,17 +39,17 @@ class Folding:
     @property
     def snapshot(self) -> Snapshot:
         """The state after all events so far."""
-        if self._behind:
-            self._snapshot = self._snapshot._replace(version=self.version, data=dict(self._data))
-            self._behind = 0
+        if self._data is not None:
+            self._snapshot = self._snapshot._replace(version=self.version, data=self._data)
+            self._behind, self._data = 0, None
         return self._snapshot
 
     @property
     def body(self) -> bytes:
         """The body after all events so far, with digests for redacted values, as the log has them."""
+        data = _canonical(self._snapshot.data if self._data is None else self._data)
         if self._around is not None:
-            return self._around[0] + _canonical(self._data) + self._around[1]
-        data = _canonical(self._data)
+            return self._around[0] + data + self._around[1]
         body = pack_body(self._snapshot, data)
         self._around = split_body(body, data) if self._is_living else None
         return body
@@ -75,11 +75,14 @@ class Folding:
             return False
         if len(changes) != (set_ is not None) + (unset is not None) or not self._is_plain(set_, unset):
             return False
+        data = self._data
+        if data is None:
+            data = self._data = dict(self._snapshot.data)
         if set_ is not None:
-            self._data.update(set_)
+            data.update(set_)
         if unset is not None:
             for key in unset:
-                self._data.pop(key, None)
+                data.pop(key, None)
         self._behind += 1
         return True
 
@@ -102,7 +105,7 @@ class Folding:
             self._end(event)
             return
         snapshot = self._snapshot = evolve(self.snapshot, event)
-        self._around, self._data, self._is_living = None, dict(snapshot.data), snapshot.ended is None
+        self._around, self._data, self._is_living = None, None, snapshot.ended is None
         if snapshot.marks or self._marked:
             self._marked = frozenset(map(key_of, snapshot.marks))
 
@@ -110,7 +113,7 @@ class Folding:
         known, version = self._snapshot, self.version
         before = known if known.ended is not None else Snapshot(sid=known.sid, version=version)
         self._snapshot, self.status = evolve(before, event), ENDED
-        self._behind, self._around, self._data, self._is_living = 0, None, {}, False
+        self._behind, self._around, self._data, self._is_living = 0, None, None, False
 
 
 def _canonical(data: object) -> bytes:

@@ -99,19 +99,11 @@ def _changed(
 
 def _authenticated(snapshot: Snapshot, event: Authenticated) -> Snapshot:
     version = snapshot.version + 1
+    data, marks = _data_after(snapshot.data, event), _marks_after(snapshot.marks, event, version)
     return Snapshot(
-        sid=snapshot.sid,
-        version=version,
-        data=_data_after(snapshot.data, event),
-        user_id=event.user_id,
-        names=event.names,
-        secrets=(event.secret,),
-        control=event.control,
-        facts=event.facts,
-        marks=_marks_after(snapshot.marks, event, version),
-        detected=event.detected,
-        remembered=event.remember > 0,
-    )
+        snapshot.sid, version, data, event.user_id, event.names, (event.secret,), event.control, event.facts, marks,
+        event.detected, event.remember > 0,
+    )  # fmt: skip
 
 
 def _renewed(snapshot: Snapshot, event: Renewed) -> tuple[tuple[str, ...], Renewal]:
@@ -157,13 +149,13 @@ def _data_after(data: Mapping[str, Any], event: Changes) -> Mapping[str, Any]:
 
 
 def _marks_after(marks: Mapping[str, int], event: Changes, version: int) -> Mapping[str, int]:
-    if not marks and not event.redacted:
+    if marks and (event.set_ or event.unset):
+        set_, unset = event.set_, event.unset
+        marks = {path: since for path, since in marks.items() if (key := key_of(path)) not in set_ and key not in unset}
+    if not event.redacted:
         return marks
-    gone = [path for path in marks if (key := key_of(path)) in event.set_ or key in event.unset]
-    if not gone and not event.redacted:
-        return marks
-    kept = {path: since for path, since in marks.items() if path not in gone}
-    return kept | dict.fromkeys(event.redacted, version)
+    since_now = dict.fromkeys(event.redacted, version)
+    return {**marks, **since_now} if marks else since_now
 
 
 @lru_cache(maxsize=4096)
