@@ -282,7 +282,7 @@ def unpack_event(type_: str, raw: bytes, upcasters: Upcasters = UPCASTERS) -> Ev
 def _event(type_: str, data: dict[str, Any]) -> Event:
     set_ = _dict(data["set"]) if "set" in data else {}
     unset = _texts(data["unset"]) if "unset" in data else ()
-    redacted = _texts(data["x"]) if "x" in data else ()
+    redacted = _pointers(data["x"]) if "x" in data else ()
     match type_:
         case "updated":
             return Updated(set_=set_, unset=unset, redacted=redacted)
@@ -343,6 +343,14 @@ def _texts(value: object) -> tuple[str, ...]:
         if not isinstance(text, str):
             raise TypeError(type(text).__name__)
     return tuple(value)
+
+
+def _pointers(value: object) -> tuple[str, ...]:
+    pointers = _texts(value)
+    for pointer in pointers:
+        if pointer[:1] != "/":  # which would lead to no key
+            raise ValueError(pointer)
+    return pointers
 
 
 def _upcast(type_: str, data: dict[str, Any], steps: tuple[Upcaster, ...]) -> dict[str, Any]:

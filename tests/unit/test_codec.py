@@ -304,6 +304,8 @@ def test_an_unknown_type_says_upgrade() -> None:
         ("renewed", b'{"secret":"s","phase":"burnt"}'),
         ("renewed", b'{"secret":"s","phase":"issued","seed":1}'),
         ("authenticated", b'{"secret":"s","user":"1","remember":"long"}'),
+        ("updated", b'{"set":{"a":1},"x":["a"]}'),
+        ("updated", b'{"set":{"":1},"x":[""]}'),
         ("ended", b"{}"),
         ("ended", b'{"cause":1}'),
         ("ended", b'{"cause":"idle","reason":null}'),

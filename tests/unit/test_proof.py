@@ -96,6 +96,17 @@ async def test_changes_that_cannot_be_applied_are_unreadable() -> None:
     assert [(fault.kind, fault.version) for fault in faults] == [("unreadable", 2)]
 
 
+async def test_a_type_that_is_no_text_is_unreadable() -> None:
+    """It is told where it stands, like any other that nobody wrote."""
+    world, _ = await story(created(n=1), updated(n=2))
+    faults: list[Fault] = []
+    prover = Prover(world.keys, {}, faults.append)
+    id_, _, *others = line_of(world.log[1])
+    prover.entry(b"00", *line_of(world.log[0]))
+    prover.entry(b"00", id_, b"\xff", *others)
+    assert [(fault.kind, fault.version) for fault in faults] == [("unreadable", 2)]
+
+
 async def test_after_a_hole_only_the_end_is_known_again() -> None:
     """What came between cannot be folded, but an end empties the session whatever it held."""
     world, _ = await story(created(n=1), updated(n=2), updated(n=3), ended())
