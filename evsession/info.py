@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from evsession.codec import Stored, idle_of
 from evsession.control import names_of
 from evsession.device import describe
 from evsession.events import Changes
+
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,4 +79,9 @@ def info_of(
 
 def time_of(milliseconds: int) -> datetime:
     """Return a time of the server's clock as an aware datetime."""
-    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=milliseconds)
+    return _EPOCH + timedelta(milliseconds=milliseconds)
+
+
+def milliseconds_of(time: datetime) -> int:
+    """Return the millisecond of the server's clock that an aware time lies in."""
+    return (time - _EPOCH) // timedelta(milliseconds=1)

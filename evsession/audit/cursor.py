@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Final
 
 from evsession.errors import ConfigError
+from evsession.info import milliseconds_of
 from evsession.wire import START, Position, parse_id
 
 PROOF: Final = 8
@@ -56,7 +57,7 @@ class Cursor:
         if time.tzinfo is None:
             msg = "a time without a zone names no moment; use datetime.now(UTC) or datetime(…, tzinfo=UTC)"
             raise ConfigError(msg)
-        return cls({}, after(int(time.timestamp() * 1000)))
+        return cls({}, after(milliseconds_of(time)))
 
     def text(self) -> str:
         """Return the cursor as text: 35 characters for each shard that has events."""

@@ -13,7 +13,7 @@ from evsession.audit.together import together
 from evsession.errors import LogTrimmed
 from evsession.info import time_of
 from evsession.store import Counters
-from evsession.wire import START, Entry, Line, Position, StreamId, entry_of, id_text, parse_id
+from evsession.wire import START, Entry, Line, Position, StreamId, entry_of, id_text, line_of, parse_id
 
 PAGE: Final = 500
 """Entries that are read at once.  Source: about 100 KB and 1 ms of the server's time, which requests wait for."""
@@ -54,6 +54,8 @@ class Stream:
         self._after = position.id
         self._recent: deque[Position] = deque(maxlen=REMEMBERED)
         self._fetched: Sequence[Entry] = ()
+        self._lines: Sequence[Line] = ()
+        self._is_decoding = True
         self._past: AsyncIterator[Entry] | None = None
         self._archived_until: StreamId | None = None
         self._has_begun = False
@@ -68,6 +70,17 @@ class Stream:
         await self.fetch()
         return self.take()
 
+    async def lines(self) -> Sequence[Line]:
+        """Return the next entries as they lie in the log, none at its end; whoever calls this calls nothing else.
+
+        Raises:
+            LogTrimmed, StoreUnavailable: as `page` does.
+        """
+        self._is_decoding = False
+        await self.fetch()
+        lines, self._lines = self._lines, ()
+        return lines or [line_of(entry) for entry in self.take()]
+
     def take(self) -> Sequence[Entry]:
         """Return what was fetched, once."""
         fetched, self._fetched = self._fetched, ()
@@ -81,14 +94,18 @@ class Stream:
         """
         if not self._has_begun:
             await self._begin()
-        while not self._fetched:
+        while not (self._fetched or self._lines):
             if self._archived_until is not None:
                 self._fetched = await self._from_archive(self._archived_until)
                 continue
-            lines = await self._lines()
+            lines = await self._next()
             if lines is not None:
-                self._fetched = [entry_of(line) for line in lines if self._is_ours(line)]
-                self._advance(lines, self._fetched)
+                ours = [line for line in lines if self._is_ours(line)]
+                if self._is_decoding:
+                    self._fetched = [entry_of(line) for line in ours]
+                else:
+                    self._lines = ours
+                self._advance(lines, ours)
                 if not lines:
                     break
 
@@ -98,7 +115,7 @@ class Stream:
             self._continue_from_archive(counters)
         self._has_begun = True
 
-    async def _lines(self) -> Sequence[Line] | None:
+    async def _next(self) -> Sequence[Line] | None:
         """Return what the log has next; None if its history is not the one that this stream has read."""
         store, position = self._reader.worker.store, self.position
         if not position.event:
@@ -124,11 +141,11 @@ class Stream:
         log.critical("the log entry %s is none of ours; find out who can write to Redis", line[0].decode())
         return False
 
-    def _advance(self, lines: Sequence[Line], entries: Sequence[Entry]) -> None:
+    def _advance(self, lines: Sequence[Line], ours: Sequence[Line]) -> None:
         if lines:
             self._after = parse_id(lines[-1][0])
-        if entries:
-            self.position = entries[-1].position
+        if ours:
+            self.position = Position(parse_id(ours[-1][0]), ours[-1][5])
             self._recent.append(self.position)
 
     # ── where the log was trimmed ────────────────────────────────────────────────────────────────────────────────────

@@ -13,6 +13,7 @@ from evsession.audit.history import History, read_history
 from evsession.audit.reader import Reader
 from evsession.audit.replay import end_of, read_span
 from evsession.audit.selection import Selection
+from evsession.audit.states import read_states
 from evsession.audit.travel import Difference, Moment, PastState, read_difference, read_state
 from evsession.audit.visits import Visit, read_visits
 from evsession.errors import ConfigError
@@ -82,6 +83,22 @@ class Audit:
             msg = "state_at needs either a version or a moment; pass version=7 or at=datetime.now(UTC)"
             raise ConfigError(msg)
         return await read_state(self._reader, sid_of(session) or "", moment)
+
+    def states(self, *, at: datetime | None = None) -> AsyncIterator[PastState]:
+        """Return all sessions that lived at a moment, or that live now, as they were after their last event till then.
+
+        It is `state_at` for all of them, by one pass over log and archive: in no order, shard by shard, and in a memory
+        for those of one shard that live. A deadline that had passed without an event does not count. While iterating,
+        it raises:
+
+        Raises:
+            ConfigError: at once, for a time without a zone.
+            LogTrimmed: after all others were returned, if there are some whose first events are in neither log nor
+                archive, so that their state is not known.
+            StoreUnavailable: store or archive did not answer.
+            UnknownFormat: a newer version wrote one of the events.
+        """
+        return read_states(self._reader, at)
 
     async def diff(self, session: Session | SessionInfo | str, a: Moment, b: Moment) -> Difference:
         """Return what turns a session as it was at `a` into what it was at `b`: versions, or times.

@@ -60,7 +60,7 @@ class Difference:
 
 async def read_state(reader: Reader, session_id: str, moment: Moment) -> PastState | None:
     """Return a session as it was; see `Audit.state_at`."""
-    _check(moment)
+    check(moment)
     entries = await _up_to(reader, session_id, moment)
     return _folded(entries) if entries else None
 
@@ -72,7 +72,8 @@ async def read_difference(reader: Reader, session_id: str, a: Moment, b: Moment)
     return Difference(before=before, after=after, set=changes.set_, unset=changes.unset)
 
 
-def _check(moment: Moment) -> None:
+def check(moment: Moment) -> None:
+    """Raise `ConfigError` for a time without a zone."""
     if isinstance(moment, datetime) and moment.tzinfo is None:
         msg = "a time without a zone names no moment; use datetime.now(UTC) or datetime(…, tzinfo=UTC)"
         raise ConfigError(msg)
@@ -103,6 +104,11 @@ def _folded(entries: Sequence[Entry]) -> PastState:
             raise LogTrimmed(f"session {last.sid}", time_of(entry.id[0]))
         user = snapshot.user_id
         snapshot = evolve(snapshot, unpack_event(entry.type, entry.data))
+    return past_state(snapshot, last, user)
+
+
+def past_state(snapshot: Snapshot, last: Entry, user: str | None) -> PastState:
+    """Return a folded state as readers see it, given its last event and who was signed in before that."""
     return PastState(
         session_id=last.sid,
         version=snapshot.version,

@@ -1,15 +1,15 @@
 """Measure the reading of the trail: `python -m tests.benchmarks.trail [--events N]`.
 
 The history of one session of 100 events among N others, beside a scan of its shard, with its round trips counted on the
-wire; and the whole log through `fold`, of a quarter of the events and of all of them, each in a process of its own. CPU
-time counts as well as the clock, so that a figure means something on a machine with other work.
+wire; and the whole log through `fold` by `audit.states`, of a quarter of the events and of all of them, each in a
+process of its own, beside a pass that only reads. CPU time counts as well as the clock, so that a figure means
+something on a machine with other work.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import json
 import logging
 import os
@@ -25,13 +25,12 @@ from statistics import median
 from typing import Any, Final
 
 from evsession import SessionManager
+from evsession.audit.collector import collector_relaxed
 from evsession.audit.cursor import Cursor
 from evsession.audit.generate import generate
+from evsession.audit.pages import PAGE
 from evsession.audit.reader import LAST_ID, Reader
 from evsession.audit.replay import in_order
-from evsession.audit.stream import PAGE
-from evsession.codec import unpack_event
-from evsession.state import Snapshot, evolve
 from evsession.wire import START, Line, parse_id
 from tests.servers import Proxy, Server, find_binaries
 
@@ -64,13 +63,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class Folding:
-    """One log through `fold`; memory in MiB at its peak, `living` sessions at its end."""
+    """One log through `fold`; memory in MiB at its peak, `living` sessions at its end.
+
+    `reading` are the seconds of CPU time of a pass that only reads.
+    """
 
     events: int
     living: int
     seconds: float
     cpu_seconds: float
     memory: float
+    reading: float
 
     @property
     def rate(self) -> float:
@@ -142,25 +145,17 @@ def folded_in_a_process(url: str) -> Folding:
 
 
 async def fold(url: str) -> Folding:
-    """Read the log and fold every session that lives; an ended one is let go of."""
-    gc.set_threshold(100_000, 20, 100)  # what lives is the states, and there are no cycles among them
+    """Ask for the states of all sessions that live, and read the log once more without folding it."""
     manager = manager_of(url)
-    living: dict[bytes, Snapshot] = {}
-    events = 0
     async with manager.reading():
         began, used = time.perf_counter(), time.process_time()
-        async for page in _pages(manager):
-            for _, type_, sid, _, _, _, _, _, _, data, *_ in page:
-                before = living.get(sid)
-                after = evolve(before or Snapshot(sid=sid.decode()), unpack_event(type_.decode(), data))
-                if after.ended is None:
-                    living[sid] = after
-                elif before is not None:
-                    del living[sid]
-            events += len(page)
+        living = sum([1 async for _ in manager.audit.states()])
         seconds, cpu = time.perf_counter() - began, time.process_time() - used
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Folding(events, len(living), seconds, cpu, memory)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        used = time.process_time()
+        with collector_relaxed():
+            events = sum([len(page) async for page in _pages(manager)])
+        return Folding(events, living, seconds, cpu, memory, time.process_time() - used)
 
 
 async def _pages(manager: SessionManager) -> AsyncIterator[Sequence[Line]]:
@@ -177,11 +172,13 @@ def lines_of(finding: Finding, quarter: Folding, whole: Folding) -> list[tuple[b
     part = finding.history / finding.scan
     a_session = (whole.memory - quarter.memory) * 1024 / max(whole.living - quarter.living, 1)
     among, at = f"history of {OWN_EVENTS} events among {finding.events:,}", f"{finding.history * 1000:.1f} ms"
+    reading, rest = whole.reading / whole.events, (whole.cpu_seconds - whole.reading) / whole.events
+    parts = f"{reading * 1e6:.1f} µs each to read, {rest * 1e6:.1f} to fold and return"
     memory = f"{whole.memory:.0f} MiB, {quarter.memory:.0f} for {quarter.events:,}"
     return [
         (finding.trips <= MOST_TRIPS, f"{among}: {finding.trips} round trips"),
         (part <= MOST_OF_A_SCAN, f"{among}: {at}, {part:.5f} of a scan ({finding.scan:.1f} s)"),
-        (whole.rate >= LEAST, f"{whole.events:,} events through fold: {whole.rate:,.0f} a second of CPU"),
+        (whole.rate >= LEAST, f"{whole.events:,} events through fold: {whole.rate:,.0f} a second of CPU, {parts}"),
         (a_session < MOST_FOR_A_SESSION, f"at {memory}: {a_session:.1f} KiB for each session that lives"),
     ]
 

@@ -278,6 +278,9 @@ async def test_time_travel_agrees_with_a_model_that_recorded_every_state(server:
                 found = None if state is None else (state.version, state.data, state.user_id, state.ended is not None)
                 wanted = (expected, *model.states[expected - 1][1:]) if expected else None
                 assert found == wanted, f"seed {seed}"
+        ms = chance.choice(chance.choice(models).states)[0]
+        then = [(model.sid, model.at(ms)) for model in models if model.at(ms) and not model.states[model.at(ms) - 1][3]]
+        assert {state.session_id: state.version async for state in two.audit.states(at=time_of(ms))} == dict(then)
 
 
 # ── explain ──────────────────────────────────────────────────────────────────────────────────────────────────────────
