@@ -11,7 +11,7 @@ from typing import Any, Final
 from evsession.canonical import dumps
 from evsession.events import Changes
 from evsession.keys import mac
-from evsession.state import Snapshot, diff
+from evsession.state import Snapshot, diff, key_of
 
 PREFIX: Final = "redacted:"
 _CONTAINERS: Final = (dict, list, tuple)
@@ -82,7 +82,11 @@ def redact(key: bytes, sid: str, data: Mapping[str, Any], marks: Mapping[str, in
         return data
     result = dict(data)
     for path, version in marks.items():
-        _replace(result, path.split("/")[1:], lambda value, p=path, v=version: digest(key, sid, v, p, value))
+        if path.count("/") == 1:  # a secret is mostly a key's whole value, and each later commit digests it again
+            name = key_of(path)
+            result[name] = digest(key, sid, version, path, result[name])
+        else:
+            _replace(result, path.split("/")[1:], lambda value, p=path, v=version: digest(key, sid, v, p, value))
     return result
 
 
