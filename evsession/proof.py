@@ -39,6 +39,7 @@ FaultKind = Literal[
     "deleted",  # an entry was deleted by its id
     "cut",  # the log does not end where the last commit said
     "forgotten",  # a revocation that a worker which starts would not be told of
+    "unfounded",  # what a worker that starts is told of a revocation, and no entry says
     "archive_differs",  # the archive has another entry there
     "archive",  # a file of the archive, its manifest or its signature
 ]

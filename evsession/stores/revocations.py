@@ -54,11 +54,12 @@ def image_of(log: Sequence[Entry]) -> Image:
             again[entry.event_id] = (entry.position, entry.data)
         else:
             name = entry.sid.encode()
-            names[name] = _latest(entry.id, facts.get("keep"), names.get(name, b"0-0"))
+            names[name] = latest(entry.id, facts.get("keep"), names.get(name, b"0-0"))
     return Image(names, b"".join(pack_position(entry.position) for entry in log), tuple(again.values()))
 
 
-def _latest(id_: StreamId, keep: str | None, known: bytes) -> bytes:
+def latest(id_: StreamId, keep: str | None, known: bytes) -> bytes:
+    """Return what is held of a name's newest entry; `known` is what was held before it."""
     if keep is None:
         return id_text(id_).encode()
     known_id, *kept = known.split(b" ")

@@ -31,12 +31,29 @@ async def test_revocations_verify(any_server: Server) -> None:
         assert [(one.shard, one.entries) for one in report.trimmed] == [(CONTROL, 2)]
 
 
+async def test_exceptions_verify(server: Server) -> None:
+    """Of the newest entry of a name, also where those before it were removed."""
+    async with manager_on(server) as manager:
+        await manager.revoke_user(1)
+        for keep in ("old", "new", "new"):
+            await manager.worker.revoker.append("user:1", manager.stamp(None, None), keep=keep, reason="", waits=False)
+        assert (await manager.audit.verify()).faults == []
+        assert await manager.worker.store.expunge(-1_000) == 3
+        assert (await manager.audit.verify()).faults == []
+
+
 def _again(server: Server, change: Callable[[bytes], bytes]) -> None:
     """Write the log anew, each value changed."""
     entries = server.cli("XRANGE", LOG, "-", "+")
     server.cli("DEL", LOG)
     for id_, fields in entries:
         server.cli("XADD", LOG, id_, *map(change, fields))
+
+
+def _except(server: Server) -> None:
+    """Keep a session alive in what is told of the newest entry of a name."""
+    newest = server.cli("HGET", "{cli:ctl}:latest", "user:1")
+    server.cli("HSET", "{cli:ctl}:latest", "user:1", newest + b" 00abc 0-0")
 
 
 FORGERIES: dict[str, tuple[Callable[[Server], object], str]] = {
@@ -54,6 +71,11 @@ FORGERIES: dict[str, tuple[Callable[[Server], object], str]] = {
     ),
     "the newest forgotten": (lambda server: server.cli("HDEL", "{cli:ctl}:latest", "user:2"), "forgotten"),
     "an older one named": (lambda server: server.cli("HSET", "{cli:ctl}:latest", "user:2", "1-1"), "forgotten"),
+    "a name made up": (lambda server: server.cli("HSET", "{cli:ctl}:latest", "user:9", "1-1"), "unfounded"),
+    "an exception made up": (_except, "unfounded"),
+    "no id": (lambda server: server.cli("HSET", "{cli:ctl}:latest", "user:9", "soon"), "unfounded"),
+    "a place made up": (lambda server: server.cli("APPEND", "{cli:ctl}:held", b"\0" * 9 + b"x" * 17), "unfounded"),
+    "another issue made up": (lambda server: server.cli("HSET", "{cli:ctl}:again", "x" * 16, "1-1 {}"), "unfounded"),
     "the places forgotten": (lambda server: server.cli("DEL", "{cli:ctl}:held"), "forgotten"),
 }
 
