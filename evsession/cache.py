@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from evsession.canonical import dumps_to_keep
 from evsession.chain import control_tag
@@ -78,16 +78,23 @@ class Cached:
     """
 
     __slots__ = (
-        "dead", "deadline", "epoch", "flat", "generation", "proven_until", "size", "stored", "touch_at", "used", "view",
+        "dead", "deadline", "epoch", "flat", "generation", "proven_until", "secrets", "size", "stored", "touch_at",
+        "used", "version", "view",
     )  # fmt: skip
 
     def __init__(self, stored: Stored, view: View, deadline: float) -> None:
+        snapshot = stored.snapshot
         self.stored = stored
+        # What each read asks for stands here too: an attribute of a tuple takes ten times as long as a slot.
+        self.version = snapshot.version
+        self.secrets = snapshot.secrets if snapshot.ended is None else ()
+        """The hashes of the secrets that open it; none once it has ended."""
+        self.flat = snapshot.data if is_flat(snapshot.data) else None
+        """Its data, if a copy of the top level is a copy of all."""
         self.view = view
         self.generation = view.generation
         self.deadline = deadline
         self.size = ENTRY_OVERHEAD + 3 * len(stored.raw)
-        self.flat = is_flat(stored)
         self.dead = False
         self.epoch = -1
         self.used = True
@@ -100,9 +107,9 @@ class Cached:
         return self.stored.snapshot.sid
 
 
-def is_flat(stored: Stored) -> bool:
+def is_flat(data: Mapping[str, Any]) -> bool:
     """Tell whether no value is a container, so that a copy of the top level is a copy of all."""
-    return _CONTAINERS.isdisjoint(map(type, stored.snapshot.data.values()))  # canonical data has no subclasses
+    return _CONTAINERS.isdisjoint(map(type, data.values()))  # canonical data has no subclasses
 
 
 def _revocation(id_: StreamId, change: Notice | Entry) -> Revocation | None:
@@ -231,8 +238,7 @@ class Cache:
         cached = self._entries.get(sid)
         if cached is None or now >= cached.view.serve_until or now >= cached.proven_until:
             return False
-        snapshot = cached.stored.snapshot
-        return self._is_usable(cached, now) and not cached.dead and secret in snapshot.secrets
+        return self._is_usable(cached, now) and not cached.dead and secret in cached.secrets
 
     def lookup_stale(self, sid: str, now: float) -> Cached | None:
         """Return a session that the policy `stale_for` allows to be served past its lease."""

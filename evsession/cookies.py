@@ -31,22 +31,25 @@ def raw_value(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> Found:
     """
     found: Found = None
     for header, cookies in headers:
-        if header == b"cookie" and (start := cookies.find(name)) >= 0:
-            value = _value(cookies, name, start)
+        if header == b"cookie":
+            before, is_there, rest = cookies.partition(name)
+            if not is_there:
+                continue
+            value = _simple(before, rest, name)
+            if value is None:
+                value = _distinct(*_parsed(cookies, name))
             found = value if found is None else _distinct(*_listed(found), *_listed(value))
     return found
 
 
-def _value(cookies: bytes, name: bytes, start: int) -> Found:
-    """Read a name that stands there once and as browsers write it; leave everything else to the parser."""
-    after = start + len(name)
-    if (start == 0 or cookies[start - 2 : start] == b"; ") and cookies[after : after + 1] == b"=":
-        end = cookies.find(b";", after)
-        if end < 0:
-            return cookies[after + 1 :].strip(b" \t")
-        if cookies.find(name, end) < 0:
-            return cookies[after + 1 : end].strip(b" \t")
-    return _distinct(*_parsed(cookies, name))
+def _simple(before: bytes, rest: bytes, name: bytes) -> bytes | None:
+    """Read a name that stands there once and as browsers write it; None leaves everything else to the parser."""
+    if before and not before.endswith(b"; "):
+        return None
+    value, _, more = rest.partition(b";")
+    if not value.startswith(b"=") or (more and more.find(name) >= 0):  # `in` raises and clears a TypeError within
+        return None
+    return value[1:].strip(b" \t")
 
 
 def _parsed(cookies: bytes, name: bytes) -> Iterator[bytes]:

@@ -128,24 +128,22 @@ class Exchange:
         to an old request can put its cookie in the place of a newer one.
         """
         policy, ticket, cached = self.manager.policy, self.ticket, self.cached
-        snapshot = None if cached is None else cached.stored.snapshot
-        if cached is None or ticket is None or snapshot is None or snapshot.ended in DEADLINES:
-            self.ticket = None
-            session = self.new_session(policy)
-        elif cached.dead or snapshot.ended is not None or ticket.secret_hash not in snapshot.secrets:
-            session = self.new_session(policy, is_dead=True)
-            self.is_former = ticket.secret_hash == snapshot.renewal.former
-            self.manager.worker.bury(cached)
-        else:
+        if cached is not None and ticket is not None and ticket.secret_hash in cached.secrets and not cached.dead:
             session = self.new_session(policy, cached.stored, cached.flat)
             if self.manager.renew_ms and self.source != "stale":
                 look(self, cached.stored)
+        elif cached is None or ticket is None or cached.stored.snapshot.ended in DEADLINES:
+            self.ticket = None
+            session = self.new_session(policy)
+        else:
+            session = self.new_session(policy, is_dead=True)
+            self.is_former = ticket.secret_hash == cached.stored.snapshot.renewal.former
+            self.manager.worker.bury(cached)
         return self.bind(session)
 
     def bind(self, session: Session) -> Session:
         """Make a session the one of this request."""
         session._binding = self
-        session.stale = self.source == "stale"
         self.session = session
         return session
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from starlette.requests import HTTPConnection
@@ -98,7 +99,7 @@ class SessionMiddleware:
             if exchange.connection is not None or exchange.session.might_differ():
                 await exchange.end()
         finally:
-            if outer is not None:
+            if outer is not None and not outer.is_over:
                 current.set(outer)
             if log.isEnabledFor(logging.DEBUG):
                 exchange.log()
@@ -138,7 +139,7 @@ class SessionMiddleware:
             return True
         if transport == "bearer":
             fence = max(ticket.fence, version_seen(exchange.scope["headers"]))
-            ticket = ticket._replace(fence=fence)
+            ticket = replace(ticket, fence=fence)
         elif exchange.scope["type"] == "websocket" and not self._origin_is_good(exchange.scope):
             log.warning("a WebSocket handshake from a foreign origin counts as one without a session")
             return True
@@ -147,7 +148,7 @@ class SessionMiddleware:
         now = manager.clock()
         exchange.cached = cached = manager.worker.cache.lookup(ticket.sid, now)
         exchange.source = "memory"
-        return cached is not None and cached.stored.snapshot.version >= ticket.fence and now < cached.touch_at
+        return cached is not None and cached.version >= ticket.fence and now < cached.touch_at
 
     def _only_ticket(self, exchange: Exchange, values: tuple[bytes, ...]) -> Ticket | None:
         """Return the ticket of several tokens if all good ones are the same, with the highest fence."""
@@ -155,7 +156,7 @@ class SessionMiddleware:
         good = sorted(
             ((t, value) for value in values if (t := ticket_of(value, transport))), key=lambda one: one[0].fence
         )
-        if len({ticket[:2] for ticket, _ in good}) > 1:
+        if len({(ticket.sid, ticket.secret_hash) for ticket, _ in good}) > 1:
             sids = sorted({ticket.sid for ticket, _ in good})
             log.warning("two different session tokens in one request count as none: %s", sids)
             return None
@@ -197,10 +198,10 @@ class SessionMiddleware:
         manager, ticket, cached = self.manager, exchange.ticket, exchange.cached
         if ticket is None:
             return
-        if cached is None or cached.stored.snapshot.version < ticket.fence:
+        if cached is None or cached.version < ticket.fence:
             exchange.cached = cached = await manager.fetch(ticket.sid, may_join=not ticket.fence)
             exchange.source = "server"
-            exchange.mends = cached is not None and cached.stored.snapshot.version < ticket.fence
+            exchange.mends = cached is not None and cached.version < ticket.fence
         if cached is not None:
             manager.slide(cached, exchange.scope, is_passive=_is_below(exchange.scope["path"], self.passive))
 

@@ -71,7 +71,13 @@ class Session(session.Session):
         dict.update(self, *args, **values)
 
     @classmethod
-    def of(cls, policy: SessionPolicy, base: Stored | None = None, flat: bool = True, is_dead: bool = False) -> Self:
+    def of(
+        cls,
+        policy: SessionPolicy,
+        base: Stored | None = None,
+        flat: Mapping[str, Any] | None = None,
+        is_dead: bool = False,
+    ) -> Self:
         """Return the session of a request."""
         made = cls.__new__(cls)
         session.Session.__init__(made, policy, base, flat, is_dead)

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import re
 from binascii import b2a_base64
+from dataclasses import dataclass
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Final, NamedTuple
+from typing import Final
 from uuid import UUID
 
 from evsession.config import Transport
@@ -71,8 +72,9 @@ class Token:
         return "<Token: hidden>"
 
 
-class Ticket(NamedTuple):
-    """What a good token says; holds no secret.
+@dataclass(slots=True)
+class Ticket:
+    """What a good token says; holds no secret. Nobody changes one: requests share it.
 
     `secret_hash` is the url-safe SHA-256 of the secret's text (43 characters). `fence` is the version that the client
     has seen, 0 if it did not say, and is the client's word only. `current_key` is false if an older secret key made

@@ -139,7 +139,8 @@ def test_whether_a_copy_of_the_top_is_a_copy_of_all_is_known() -> None:
     for data, flat in (({"a": 1}, True), ({}, True), ({"a": []}, False), ({"a": {}}, False)):
         cached = world_with(**data).cache.newest(A)
         assert cached is not None
-        assert cached.flat is is_flat(cached.stored) is flat
+        assert is_flat(cached.stored.snapshot.data) is flat
+        assert cached.flat is (cached.stored.snapshot.data if flat else None)
 
 
 # ── messages ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -157,7 +158,7 @@ def test_a_message_in_order_is_folded_in_place() -> None:
     assert (folded.stored.snapshot, folded.stored.raw) == (stored.snapshot, stored.raw)
     assert (folded.stored.head, folded.stored.link) == (stored.head, stored.link)
     assert folded.stored.last_id == "1001-0"
-    assert folded.flat is False
+    assert folded.flat is None
     world.tell(world.log.commit(A, Updated(set_={"m": 3})))
     assert world.served(A) == {"m": 3}
 

@@ -15,6 +15,7 @@ from uuid import UUID
 import orjson
 import pytest
 
+from evsession.cache import is_flat
 from evsession.canonical import dumps
 from evsession.codec import Stored
 from evsession.config import SessionPolicy
@@ -74,8 +75,8 @@ class Request:
 def begun(data: Mapping[str, Any] | None = None, *, policy: SessionPolicy = POLICY, **fields: Any) -> Session:
     """Return the session of a request: a new one without data, else one that was stored."""
     base = None if data is None else stored(data, **fields)
-    flat = not any(isinstance(value, dict | list) for value in (data or {}).values())
-    session = Session(policy, base, flat=flat)
+    flat = data if is_flat(data or {}) else None
+    session = Session(policy, base, flat)
     session._binding = Request()
     return session
 
