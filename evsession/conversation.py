@@ -55,8 +55,6 @@ class Conversation(Exchange):
     It is its own exchange, as every object more is paid for by each cached read.
     """
 
-    __slots__ = ()
-
     @property
     def line(self) -> Line:
         """What the client is on; made when it is first needed, as most requests never ask for it."""
@@ -110,7 +108,7 @@ class Conversation(Exchange):
         if message["type"] == "http.response.start":
             session = self.session
             is_changed = session.might_differ()
-            if is_changed or self.cookie or self.bearer or self.mends or self.is_due:
+            if is_changed or self.owes:
                 return self._commit_and_start(message, is_changed=is_changed)
             self.started = True
             if session.accessed:

@@ -35,9 +35,7 @@ def raw_value(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> Found:
             before, is_there, rest = cookies.partition(name)
             if not is_there:
                 continue
-            value = _simple(before, rest, name)
-            if value is None:
-                value = _distinct(*_parsed(cookies, name))
+            value = _simple(before, rest, name) or _distinct(*_parsed(cookies, name))
             found = value if found is None else _distinct(*_listed(found), *_listed(value))
     return found
 

@@ -55,11 +55,23 @@ OnError = Callable[[HTTPConnection, EvsessionError], Any]
 class Exchange:
     """Binds a session to the connection that it was loaded for; ends with it."""
 
-    __slots__ = (
-        "_line", "_revoked", "bearer", "cached", "changed", "connection", "control", "cookie", "is_due", "is_former",
-        "is_over", "is_replaced", "issued", "lost", "manager", "mends", "on_error", "outcome", "raw", "receive", "root",
-        "scope", "send", "session", "source", "started", "ticket", "transport",
-    )  # fmt: skip
+    # What few requests ever set is a class's default: a cached read would pay for each of them.
+    bearer: Sequence[tuple[bytes, bytes]] = ()
+    """What the response is to tell a client without cookies."""
+    changed: tuple[str, ...] = ()
+    cookie = NO_COOKIE
+    """The Set-Cookie value that the response is to carry."""
+    is_due = is_former = mends = False
+    issued: Token | None = None
+    """The bearer token that the response hands out."""
+    lost: EvsessionError | None = None
+    """Why changes of this request were dropped."""
+    outcome: Outcome | None = None
+    """What became of the session, once it was more than read; for the log, as `changed` is."""
+    root = ""
+    """The secret, if this exchange has made one, from which all that its client may still use are renewed."""
+    _revoked: tuple[Revocation, ...] = ()
+    """What this very request has revoked: whoever signs in with it does so knowing."""
 
     new_session: ClassVar[Callable[..., Session]] = Session
     """Makes the session that a handler gets: policy, snapshot, whether that is flat, whether the token was dead."""
@@ -82,29 +94,16 @@ class Exchange:
         """What closes with the session: a WebSocket, an event stream, or a body that is still arriving."""
         self.control = manager.worker.control.position
         """The control position that this worker had applied when the request began."""
-        self.cookie = NO_COOKIE
-        """The Set-Cookie value that the response is to carry."""
-        self.bearer: Sequence[tuple[bytes, bytes]] = ()
-        """What the response is to tell a client without cookies."""
-        self.issued: Token | None = None
-        """The bearer token that the response hands out."""
         self.transport: Purpose = manager.transports[0]
         """How the token came; without one, how a new session's is to be handed out."""
-        self._revoked: tuple[Revocation, ...] = ()
-        """What this very request has revoked: whoever signs in with it does so knowing."""
-        self.root = ""
-        """The secret, if this exchange has made one, from which all that its client may still use are renewed."""
+        self.owes = False
+        """Whether the response has to carry something although nothing has changed: `cookie`, `bearer`, what `mends`
+        or `is_due` call for.
+        """
         self.started = False
-        self.mends = False
-        self.is_due = self.is_former = False
         self.is_over = False
         self.is_replaced = False
         """Whether the client got another answer than the application's."""
-        self.lost: EvsessionError | None = None
-        """Why changes of this request were dropped."""
-        self.outcome: Outcome | None = None
-        """What became of the session, once it was more than read; for the log, as `changed` is."""
-        self.changed: tuple[str, ...] = ()
         self._line: Line | None = None
         self.source = "none"
 
@@ -444,36 +443,39 @@ class Exchange:
             self.issued = token
             self._fence(stored)
         else:
-            self.cookie = self.manager.set_cookie(token.fenced(version), stored)
+            self._set_cookie(token.fenced(version), stored)
 
     def take_over(self, token: Token, stored: Stored) -> None:
         """Go on with a token that was renewed from the one that came."""
         fenced = token.fenced(stored.snapshot.version)
         self.ticket = Ticket(token.sid, token.secret_hash, stored.snapshot.version, True)
         self.raw = token.value.encode()
-        self.cookie = self.manager.set_cookie(fenced, stored)
+        self._set_cookie(fenced, stored)
         self.manager.remember(fenced, self.ticket)
 
     def _take_back(self) -> None:
         """Make a browser forget its cookie. A client without cookies is told nothing: its token is dead as it is."""
         self.bearer, self.issued = (), None
         if self.transport == "cookie":
-            self.cookie = self.manager.renderer.clear()
+            self.cookie, self.owes = self.manager.renderer.clear(), True
 
     def _fence(self, stored: Stored) -> None:
         """Give the client the version that it must see from now on."""
         version = stored.snapshot.version
         if self.transport == "bearer":
-            self.bearer = news(version, self.issued)
+            self.bearer, self.owes = news(version, self.issued), True
             return
         value, ticket = self.raw.partition(b"~")[0].decode(), self.ticket
         if ticket is not None and not ticket.current_key:
             token = reissue(self.manager.worker.keys, "cookie", self.manager.cookie.name, self.raw)
             value = token.value if token is not None else value
         fenced = f"{value}~{version}"
-        self.cookie = self.manager.set_cookie(fenced, stored)
+        self._set_cookie(fenced, stored)
         if ticket is not None:
             self.manager.remember(fenced, Ticket(ticket.sid, ticket.secret_hash, version, True))
+
+    def _set_cookie(self, value: str, stored: Stored) -> None:
+        self.cookie, self.owes = self.manager.set_cookie(value, stored), True
 
     def mend(self) -> None:
         """Correct a fence that named a version which does not exist any more."""

@@ -61,14 +61,10 @@ class SessionMiddleware:
         if kind == "lifespan":
             await self._lifespan(scope, receive, send)
             return
-        if (
-            kind not in ("http", "websocket")
-            or (self.exclude and _is_below(scope["path"], self.exclude))
-            or (INSTALLED in scope and self._is_inner(scope))
-        ):
+        if (kind != "http" or self.exclude or INSTALLED in scope) and not self._serves(scope):
             await self.app(scope, receive, send)
             return
-        scope[INSTALLED] = scope[INSTALLED] + self._installed if INSTALLED in scope else self._installed
+        scope[INSTALLED] = scope.get(INSTALLED, ()) + self._installed
         manager = self.manager
         exchange = self.new_exchange(manager, scope, receive, send, self.on_error)
         if exchange.control is None:
@@ -113,6 +109,12 @@ class SessionMiddleware:
             log.debug("the control log is not known yet: %s", error)
         else:
             exchange.control = self.manager.worker.control.position
+
+    def _serves(self, scope: Scope) -> bool:
+        """Tell whether a connection gets its session here."""
+        if scope["type"] not in ("http", "websocket") or _is_below(scope["path"], self.exclude):
+            return False
+        return INSTALLED not in scope or not self._is_inner(scope)
 
     def _is_inner(self, scope: Scope) -> bool:
         for other in scope[INSTALLED]:
@@ -201,7 +203,8 @@ class SessionMiddleware:
         if cached is None or cached.version < ticket.fence:
             exchange.cached = cached = await manager.fetch(ticket.sid, may_join=not ticket.fence)
             exchange.source = "server"
-            exchange.mends = cached is not None and cached.version < ticket.fence
+            if cached is not None and cached.version < ticket.fence:
+                exchange.mends = exchange.owes = True
         if cached is not None:
             manager.slide(cached, exchange.scope, is_passive=_is_below(exchange.scope["path"], self.passive))
 

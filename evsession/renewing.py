@@ -31,9 +31,10 @@ def look(exchange: Exchange, stored: Stored) -> None:
         return
     match right_of(stored.snapshot, ticket.secret_hash):
         case "good":
-            exchange.is_due = manager.server_now() >= stored.secret_at + manager.renew_ms
+            if manager.server_now() >= stored.secret_at + manager.renew_ms:
+                exchange.is_due = exchange.owes = True
         case "new":
-            exchange.is_due = True
+            exchange.is_due = exchange.owes = True
         case _:
             tell(exchange, stored)
 

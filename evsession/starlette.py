@@ -114,8 +114,6 @@ class Session(session.Session):
 class RuledExchange(Conversation):
     """One exchange by Starlette's rules of when a cookie is set."""
 
-    __slots__ = ()
-
     new_session = Session.of
 
     async def commit(self, plan: Plan) -> None:

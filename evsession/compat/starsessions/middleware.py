@@ -84,8 +84,6 @@ class BareCookies(CookieRenderer):
 class GuardedExchange(Conversation):
     """One exchange whose session is behind a guard until it is loaded."""
 
-    __slots__ = ("_reserved", "_settings")
-
     new_session = MirroredSession.of
 
     def __init__(self, settings: Settings, *parts: Any) -> None:
