@@ -76,7 +76,7 @@ class SessionMiddleware:
                 await tell(send, two_tokens(scope))
                 return
             raw = exchange.choose(raw, sent)
-        if raw is not None and not self._recall(exchange, raw) and not await self._is_loaded(exchange, send):
+        if raw is not None and not self._recall(exchange, raw, kind) and not await self._is_loaded(exchange, send):
             return
         scope[self.scope_key] = exchange.serve()
         if exchange.is_former and not await self._is_judged(exchange, send):
@@ -132,40 +132,38 @@ class SessionMiddleware:
         """Tell whether what another manager serves is what this one would serve."""
         return other is self.manager
 
-    def _recall(self, exchange: Exchange, raw: bytes | tuple[bytes, ...]) -> bool:
+    def _recall(self, exchange: Exchange, raw: bytes | tuple[bytes, ...], kind: str) -> bool:
         """Serve from memory where that can be proved; False calls for `_load`."""
         manager = self.manager
         transport = exchange.transport
-        ticket = manager.ticket(raw, transport) if isinstance(raw, bytes) else self._only_ticket(exchange, raw)
+        if isinstance(raw, bytes):
+            ticket, exchange.raw = manager.ticket(raw, transport), raw
+        else:
+            ticket, exchange.raw = self._only_ticket(raw, transport)
         if ticket is None:
             return True
         if transport == "bearer":
-            fence = max(ticket.fence, version_seen(exchange.scope["headers"]))
-            ticket = replace(ticket, fence=fence)
-        elif exchange.scope["type"] == "websocket" and not self._origin_is_good(exchange.scope):
+            ticket = replace(ticket, fence=max(ticket.fence, version_seen(exchange.scope["headers"])))
+        elif kind == "websocket" and not self._origin_is_good(exchange.scope):
             log.warning("a WebSocket handshake from a foreign origin counts as one without a session")
             return True
         exchange.ticket = ticket
-        exchange.raw = exchange.raw or raw  # type: ignore[assignment]
         now = manager.clock()
         exchange.cached = cached = manager.worker.cache.lookup(ticket.sid, now)
         exchange.source = "memory"
         return cached is not None and cached.version >= ticket.fence and now < cached.touch_at
 
-    def _only_ticket(self, exchange: Exchange, values: tuple[bytes, ...]) -> Ticket | None:
-        """Return the ticket of several tokens if all good ones are the same, with the highest fence."""
-        ticket_of, transport = self.manager.ticket, exchange.transport
+    def _only_ticket(self, values: tuple[bytes, ...], transport: Purpose) -> tuple[Ticket | None, bytes]:
+        """Return the ticket of several tokens if all good ones are the same, with the highest fence, and its token."""
+        ticket_of = self.manager.ticket
         good = sorted(
             ((t, value) for value in values if (t := ticket_of(value, transport))), key=lambda one: one[0].fence
         )
         if len({(ticket.sid, ticket.secret_hash) for ticket, _ in good}) > 1:
             sids = sorted({ticket.sid for ticket, _ in good})
             log.warning("two different session tokens in one request count as none: %s", sids)
-            return None
-        if not good:
-            return None
-        ticket, exchange.raw = good[-1]
-        return ticket
+            return None, b""
+        return good[-1] if good else (None, b"")
 
     def _origin_is_good(self, scope: Scope) -> bool:
         headers = dict(scope["headers"])

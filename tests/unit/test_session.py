@@ -692,6 +692,15 @@ def test_a_detected_user_has_not_shown_who_they_are() -> None:
     assert info_of(stored({}), idle=IDLE).authenticated_at is None
 
 
+@pytest.mark.parametrize("source", ["memory", "stale"])
+def test_a_session_tells_whether_it_is_served_past_its_lease(source: str) -> None:
+    """As whoever bound it says."""
+    session, request = begun({"a": 1}), Request()
+    request.source = source
+    session._binding = request
+    assert session.stale == session.info.stale == (source == "stale")
+
+
 def test_info_of_a_session_that_does_not_exist_yet() -> None:
     """It has changes at most."""
     session = begun()
