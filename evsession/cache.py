@@ -226,14 +226,10 @@ class Cache:
     def lookup(self, sid: str, now: float) -> Cached | None:
         """Return a session that may be served at this moment; None calls for a fill."""
         cached = self._entries.get(sid)
-        if cached is None:
+        if cached is None or now >= cached.view.serve_until or now >= cached.proven_until:
             return None
-        view = cached.view  # as `_is_usable` asks, written out because each cached read passes here
-        if now >= view.serve_until or now >= cached.proven_until or now >= cached.deadline:
+        if not self._is_usable(cached, now):
             return None
-        if cached.generation != view.generation or (cached.epoch != self.control.epoch and not self.judge(cached)):
-            return None
-        cached.used = True
         self.stats.hits += 1
         return cached
 
