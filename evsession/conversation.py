@@ -111,10 +111,11 @@ class Conversation(Exchange):
             if is_changed or self.owes:
                 return self._commit_and_start(message, is_changed=is_changed)
             self.started = True
+            headers = message.get("headers", ())
             if session.accessed:
-                message["headers"] = headers = list(message.get("headers", ()))
+                message["headers"] = headers = list(headers)
                 append_vary(headers, self.manager.vary)
-            if session.base is not None and is_event_stream(message):
+            if session.base is not None and is_event_stream(headers):
                 return self.line.start_stream(message)
         elif self.is_replaced:
             return _nothing()
@@ -145,7 +146,7 @@ class Conversation(Exchange):
         if self.scope["type"] == "websocket":
             self.line.join()
             await self.line.send(message)
-        elif session.base is not None and is_event_stream(message):
+        elif session.base is not None and is_event_stream(headers):
             await self.line.start_stream(message)
         else:
             await self.send(message)

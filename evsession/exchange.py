@@ -61,7 +61,7 @@ class Exchange:
     changed: tuple[str, ...] = ()
     cookie = NO_COOKIE
     """The Set-Cookie value that the response is to carry."""
-    is_due = is_former = mends = False
+    is_due = is_former = is_over = mends = False
     issued: Token | None = None
     """The bearer token that the response hands out."""
     lost: EvsessionError | None = None
@@ -101,7 +101,6 @@ class Exchange:
         or `is_due` call for.
         """
         self.started = False
-        self.is_over = False
         self.is_replaced = False
         """Whether the client got another answer than the application's."""
         self._line: Line | None = None
@@ -138,7 +137,9 @@ class Exchange:
             session = self.new_session(policy, is_dead=True)
             self.is_former = ticket.secret_hash == cached.stored.snapshot.renewal.former
             self.manager.worker.bury(cached)
-        return self.bind(session)
+        session._binding = self
+        self.session = session
+        return session
 
     def bind(self, session: Session) -> Session:
         """Make a session the one of this request."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -223,9 +224,9 @@ def _may_have_body(scope: Scope) -> bool:
     return scope["method"] not in BODILESS  # HTTP/2 need not say how long a body is
 
 
-def is_event_stream(message: Message) -> bool:
-    """Tell whether the start of a response begins an event stream; one of a known length is none that stays open."""
-    for name, value in message.get("headers", ()):
+def is_event_stream(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Tell whether a response with these headers is an event stream; one of a known length is none that stays open."""
+    for name, value in headers:
         if name == b"content-length":  # mostly the first, and this is asked of every response
             return False
         if name == b"content-type" and value.lower().startswith(b"text/event-stream"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from logging import DEBUG
 from typing import Final
 
 from starlette.requests import HTTPConnection
@@ -58,11 +59,8 @@ class SessionMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: PLR0912  # the fast path
         kind = scope["type"]
-        if kind == "lifespan":
-            await self._lifespan(scope, receive, send)
-            return
         if (kind != "http" or self.exclude or INSTALLED in scope) and not self._serves(scope):
-            await self.app(scope, receive, send)
+            await (self._lifespan if kind == "lifespan" else self.app)(scope, receive, send)
             return
         scope[INSTALLED] = scope.get(INSTALLED, ()) + self._installed
         manager = self.manager
@@ -97,7 +95,7 @@ class SessionMiddleware:
         finally:
             if outer is not None and not outer.is_over:
                 current.set(outer)
-            if log.isEnabledFor(logging.DEBUG):
+            if log.isEnabledFor(DEBUG):
                 exchange.log()
             exchange.close()
 
