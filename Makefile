@@ -31,7 +31,10 @@ QUICK_TESTS = $(wildcard tests/unit tests/property tests/contract)
 BESIDE = $(addprefix examples/,litestar_app.py oauth_login.py admin_sqladmin.py admin_starlette_admin.py)
 OTHER_TESTS = tests $(CORE_TESTS:%=--ignore=%) --ignore=tests/benchmarks
 
-.PHONY: help test test-all frameworks lint core-tests other-tests demo demo-check bench clean
+# What `make bench` runs, one after the other; `make bench-trail` runs one of them.
+BENCHES = peers archive trail proof boot staleness flood revocations logins
+
+.PHONY: help test test-all frameworks lint core-tests other-tests demo demo-check bench clean $(BENCHES:%=bench-%)
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -67,16 +70,26 @@ demo: $(BIN)/.demo ## Show the product at work: two workers, one browser, one fo
 demo-check: $(BIN)/.demo ## Run the demonstration by itself and fail unless it keeps its promises
 	$(BIN)/evsession demo --check
 
-bench: $(BIN)/.bench ## Measure against the peers; the results go where the command says
+bench: $(BIN)/.bench ## Measure against the peers, and the trail; each part runs even if one before it misses its target
+	$(MAKE) --no-print-directory --keep-going -j1 $(BENCHES:%=bench-%)
+
+bench-peers: $(BIN)/.bench
 	$(BIN)/python -m tests.benchmarks
-	$(BIN)/python -m tests.benchmarks.archive
-	$(BIN)/python -m tests.benchmarks.trail
-	$(BIN)/python -m tests.benchmarks.proof
-	$(BIN)/python -m tests.benchmarks.boot
+
+bench-archive bench-trail bench-proof bench-boot: bench-%: $(BIN)/.bench
+	$(BIN)/python -m tests.benchmarks.$*
+
+bench-staleness: $(BIN)/.bench
 	EVSESSION_CHAOS_SECONDS=60 $(BIN)/python -m pytest -s tests/chaos/test_staleness.py
+
+bench-flood: $(BIN)/.bench
 	EVSESSION_WRITERS=20000 $(BIN)/python -m pytest -s tests/chaos/test_flood.py
+
+bench-revocations: $(BIN)/.bench
 	EVSESSION_REVOCATIONS=500 $(BIN)/python -m pytest -s tests/chaos/test_forced_logout.py
-	EVSESSION_SIMULATIONS=10000 $(BIN)/python -m pytest tests/simulation/test_logins.py tests/simulation/test_max_sessions.py
+
+bench-logins: $(BIN)/.bench
+	EVSESSION_SIMULATIONS=10000 $(BIN)/python -m pytest tests/simulation/test_logins.py
 
 clean: ## Remove virtual environments, caches and build results
 	rm -rf .venv .venv-* build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache \
