@@ -235,16 +235,16 @@ class Prover:
         """Return the body after an entry, None if it cannot be known; an end is known without what came before."""
         folding, sid = trace.folding, line[2]
         try:
-            if folding is not None and line[1] == b"updated" and folding.update(line[9]):
-                return folding.body
-            event = unpack_event(line[1].decode(), line[9])
-            if isinstance(event, Authenticated):
-                trace.remember = event.remember
-            if folding is None and isinstance(event, Ended):
-                folding = trace.folding = Folding(Snapshot(sid=sid.decode(), version=version - 1))
-            if folding is None:
-                return None
-            folding.fold(event)
+            if folding is None or not folding.apply(line[1], line[9]):
+                event = unpack_event(line[1].decode(), line[9])
+                if folding is None and isinstance(event, Ended):
+                    folding = trace.folding = Folding(Snapshot(sid=sid.decode(), version=version - 1))
+                if folding is None:
+                    if isinstance(event, Authenticated):
+                        trace.remember = event.remember
+                    return None
+                folding.fold(event)
+            trace.remember = folding.remember
             return folding.body
         except UnknownFormat as error:
             self._fault(sid, "unreadable", line[0], version, str(error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, assert_never
 
@@ -91,7 +91,7 @@ def _changed(
 ) -> Snapshot:
     sid, version, data, user_id, names, _, before, facts, marks, detected, remembered, _, _ = snapshot
     version += 1
-    data, marks = _data_after(data, event), _marks_after(marks, event, version)
+    data, marks = _data_after(data, event), marks_after(marks, event.set_, event.unset, event.redacted, version)
     control = before if control is None else control
     # By position, as names would double the time.
     return Snapshot(sid, version, data, user_id, names, secrets, control, facts, marks, detected, remembered, renewal)
@@ -99,7 +99,8 @@ def _changed(
 
 def _authenticated(snapshot: Snapshot, event: Authenticated) -> Snapshot:
     version = snapshot.version + 1
-    data, marks = _data_after(snapshot.data, event), _marks_after(snapshot.marks, event, version)
+    data = _data_after(snapshot.data, event)
+    marks = marks_after(snapshot.marks, event.set_, event.unset, event.redacted, version)
     return Snapshot(
         snapshot.sid, version, data, event.user_id, event.names, (event.secret,), event.control, event.facts, marks,
         event.detected, event.remember > 0,
@@ -148,13 +149,15 @@ def _data_after(data: Mapping[str, Any], event: Changes) -> Mapping[str, Any]:
     return after
 
 
-def _marks_after(marks: Mapping[str, int], event: Changes, version: int) -> Mapping[str, int]:
-    if marks and (event.set_ or event.unset):
-        set_, unset = event.set_, event.unset
+def marks_after(
+    marks: Mapping[str, int], set_: Mapping[str, Any], unset: Sequence[str], redacted: Sequence[str], version: int
+) -> Mapping[str, int]:
+    """Return what is marked after changes: no longer what they replace, and anew what is secret in them."""
+    if marks and (set_ or unset):
         marks = {path: since for path, since in marks.items() if (key := key_of(path)) not in set_ and key not in unset}
-    if not event.redacted:
+    if not redacted:
         return marks
-    since_now = dict.fromkeys(event.redacted, version)
+    since_now = dict.fromkeys(redacted, version)
     return {**marks, **since_now} if marks else since_now
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -9,10 +11,10 @@ from hypothesis import strategies as st
 from evsession.canonical import dumps
 from evsession.chain import Heads, head_of, link_of
 from evsession.codec import UPCASTERS, pack_body, pack_event, type_of, unpack_event
-from evsession.events import Created, Ended, Event, Updated
+from evsession.events import Authenticated, Created, Ended, Event, Updated
 from evsession.folding import Folding
 from evsession.state import Snapshot, evolve
-from tests.property.strategies import SID, blobs, events
+from tests.property.strategies import SID, blobs, events, names, scalars, values
 
 KEY = b"k" * 32
 BEGUN = Created(set_={"a": 1, "password": "p"}, redacted=("/password",), secret="s", control='5-0 "d":')
@@ -57,20 +59,58 @@ def test_both_ways_lead_to_the_same(history: list[Event]) -> None:
 def test_what_is_not_plain_goes_the_long_way(raw: bytes) -> None:
     """Secret values, facts of another version, and what is no update at all; nothing has happened then."""
     folding = Folding(Snapshot(sid=SID))
-    assert not folding.update(b"{}")  # there is nothing yet
+    assert not folding.apply(b"updated", b"{}")  # there is nothing yet
     folding.fold(BEGUN)
     before = folding.snapshot
-    assert not folding.update(raw)
+    assert not folding.apply(b"updated", raw)
     assert folding.snapshot == before
+
+
+said = st.dictionaries(
+    st.sampled_from(("set", "unset", "x", "secret", "control", "user", "names", "detected", "facts", "remember", "v")),
+    st.one_of(values, st.lists(st.sampled_from(("/a", "/password", "a"))), st.dictionaries(names, scalars, max_size=2)),
+)
+"""What an event may say, or what nobody with the key would."""
+
+
+@given(st.sampled_from(("created", "updated", "authenticated", "renewed", "moved")), said, st.booleans(), st.booleans())
+@example("created", {"secret": "s", "set": None}, False, False)
+@example("created", {"secret": "s", "x": [1]}, False, False)
+@example("created", {"secret": "s", "control": 1}, False, False)
+@example("created", {"secret": "s"}, True, False)
+@example("authenticated", {"user": "ada", "secret": "s", "facts": []}, True, False)
+@example("authenticated", {"user": "ada", "secret": "s", "remember": True}, True, False)
+@example("authenticated", {"user": "ada", "secret": "s", "names": ["a", 1]}, True, False)
+@example("authenticated", {"user": "ada", "secret": "s", "set": {"b": 2}, "x": ["/b"], "remember": 5}, True, False)
+@example("authenticated", {"user": "ada", "secret": "s"}, True, True)
+def test_what_is_applied_quickly_is_what_the_long_way_makes(
+    type_: str, said: dict[str, Any], has_begun: bool, has_ended: bool
+) -> None:
+    """Whatever it says: the same snapshot as by `evolve`, or nothing at all."""
+    before = Snapshot(sid=SID)
+    for event in (BEGUN, Ended(cause="idle"))[: has_begun + (has_begun and has_ended)]:
+        before = evolve(before, event)
+    folding, raw = Folding(Snapshot(sid=SID)), dumps(said)
+    if has_begun:
+        folding.fold(BEGUN)
+        if has_ended:
+            folding.fold(Ended(cause="idle"))
+    assert folding.snapshot == before
+    if folding.apply(type_.encode(), raw):
+        applied = unpack_event(type_, raw)
+        assert folding.snapshot == evolve(before, applied)
+        assert folding.remember == (applied.remember if isinstance(applied, Authenticated) else 0)
+    else:
+        assert folding.snapshot == before
 
 
 def test_old_events_go_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """There they are brought to today's form first."""
     folding = Folding(Snapshot(sid=SID))
     folding.fold(BEGUN)
-    assert folding.update(b'{"set":{"b":1}}')
+    assert folding.apply(b"updated", b'{"set":{"b":1}}')
     monkeypatch.setitem(UPCASTERS, "updated", (lambda data: data,))
-    assert not folding.update(b'{"set":{"b":1}}')
+    assert not folding.apply(b"updated", b'{"set":{"b":1}}')
 
 
 def test_what_has_no_canonical_form_has_no_head() -> None:
@@ -78,7 +118,7 @@ def test_what_has_no_canonical_form_has_no_head() -> None:
     folding = Folding(Snapshot(sid=SID))
     folding.fold(BEGUN)
     deep = b'{"set":{"a":' + b"[" * 260 + b"]" * 260 + b"}}"
-    assert folding.update(deep)
+    assert folding.apply(b"updated", deep)
     assert b'"d":null' in folding.body
     folding.fold(unpack_event("updated", deep))
     assert b'"d":null' in folding.body
