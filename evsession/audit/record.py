@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from evsession.canonical import loads
@@ -106,3 +107,12 @@ def recorded_in_turn(entries: Iterable[Entry], user_id: str | None) -> Iterator[
         event = recorded(entry, user_id)
         user_id = event.user_id
         yield event
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Name what nobody with the key wrote by the error that all readers of a log know."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError) as error:
+        raise UnknownFormat(what="log entry", found="unreadable", known="its own fields") from error

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from typing import Final
 
 import anyio.lowlevel
 
 from evsession.audit.collector import collector_relaxed
-from evsession.audit.pages import LAST_ID, PAGE
+from evsession.audit.pages import LAST_ID
 from evsession.audit.reader import Reader
+from evsession.audit.record import readable
 from evsession.audit.stream import BEGINNING, Stream
-from evsession.audit.travel import PastState, check, past_state
-from evsession.errors import LogTrimmed, UnknownFormat
+from evsession.audit.travel import PastState, check
+from evsession.codec import unpack_event
+from evsession.errors import LogTrimmed
 from evsession.folding import Folding
 from evsession.info import milliseconds_of, time_of
 from evsession.state import Snapshot
-from evsession.wire import Line, StreamId, entry_of, parse_id
+from evsession.wire import Line, StreamId, parse_id
 
 AT_ONCE: Final = 200
 """States that are made before others get their turn: about 5 ms."""
@@ -60,13 +61,13 @@ async def _living(reader: Reader, shard: str, last: StreamId) -> Living:
     """
     end = min(last, (await reader.worker.store.counters(shard)).last)
     while True:
-        stream, living, reached = Stream(reader, shard, BEGINNING, strict=False, page=PAGE), Living(), BEGINNING.id
+        stream, living, reached = Stream(reader, shard, BEGINNING, strict=False), Living(), BEGINNING.id
         while reached < end:
             lines = await stream.lines()
             if stream.rewinds or not lines:
                 break
             reached = parse_id(lines[-1][0])
-            with _readable():
+            with readable():
                 living.take_in(lines if reached <= end else [line for line in lines if parse_id(line[0]) <= end])
         if not stream.rewinds:
             return living
@@ -91,7 +92,7 @@ class Living:
         """
         known = self._known
         for line in lines:
-            _, type_, sid, _, previous, _, _, _, _, data, _, _ = line
+            type_, sid, previous = line[1], line[2], line[4]
             if type_ == b"ended":  # whatever it was, and even if nothing is known of it
                 known.pop(sid, None)
                 self.unknown.pop(sid, None)
@@ -107,29 +108,15 @@ class Living:
                 self.unknown[sid] = parse_id(line[0])
                 continue
             session.last = line
-            session.take_in(type_, data)
+            if not session.apply(type_, line[9]):
+                session.fold(unpack_event(type_.decode(), line[9]))
 
     def states(self) -> Iterator[PastState]:
-        """Yield the state of each, which is then forgotten.
-
-        Raises:
-            UnknownFormat: a newer version wrote its last event, or nobody did.
-        """
+        """Yield the state of each, which is then forgotten."""
         while self._known:
             _, session = self._known.popitem()
             snapshot = session.snapshot
-            with _readable():
-                state = past_state(snapshot, entry_of(session.last), snapshot.user_id)
-            yield state
-
-
-@contextmanager
-def _readable() -> Iterator[None]:
-    """Name what nobody with the key wrote by the error that all readers of a log know."""
-    try:
-        yield
-    except (LookupError, TypeError, ValueError) as error:
-        raise UnknownFormat(what="log entry", found="unreadable", known="its own fields") from error
+            yield PastState(snapshot, session.last, snapshot.user_id)
 
 
 class _Known(Folding):

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from evsession.audit.reader import MAX_WALK, Reader
-from evsession.audit.record import recorded
+from evsession.audit.record import readable, recorded
 from evsession.codec import unpack_event
 from evsession.errors import ConfigError, LogTrimmed
 from evsession.events import Cause, RecordedEvent
 from evsession.info import time_of
 from evsession.state import Snapshot, diff, evolve
-from evsession.wire import Entry
+from evsession.wire import Entry, Line, entry_of, line_of, parse_id
 
 Moment = int | datetime
 """A version, 0 being before the first event, or an aware time of the server's clock."""
@@ -25,24 +25,71 @@ MAX_VERSION: Final = 10**10 - 1
 _PAGE: Final = 1_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class PastState:
     """A session as it was after one of its events.
 
-    `at` is when that event, `last`, happened. `data` has digests in the place of redacted values, `redacted` their JSON
-    pointers. What only passed without an event, such as a deadline that nobody has noticed yet, is not in it.
+    What only passed without an event, such as a deadline that nobody has noticed yet, is not in it. What is told of the
+    event itself is read when it is asked for, because who looks at a million states seldom wants it.
     """
 
-    session_id: str
-    version: int
-    at: datetime
-    data: Mapping[str, Any]
+    _snapshot: Snapshot
+    _line: Line
     user_id: str | None
-    names: tuple[str, ...]
-    facts: Mapping[str, Any]
-    ended: Cause | None
-    redacted: tuple[str, ...]
-    last: RecordedEvent
+    """Who was signed in; of an ended session, who had been."""
+
+    def __repr__(self) -> str:
+        return f"<PastState: session {self.session_id}, version {self.version}, user_id={self.user_id!r}>"
+
+    @property
+    def session_id(self) -> str:
+        """The session."""
+        return self._snapshot.sid
+
+    @property
+    def version(self) -> int:
+        """The version after the event."""
+        return self._snapshot.version
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """Its data, with digests in the place of redacted values."""
+        return self._snapshot.data
+
+    @property
+    def redacted(self) -> tuple[str, ...]:
+        """The JSON pointers of the redacted values."""
+        return tuple(self._snapshot.marks)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names by which it could be revoked, beside its user's."""
+        return self._snapshot.names
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the login said of itself."""
+        return self._snapshot.facts
+
+    @property
+    def ended(self) -> Cause | None:
+        """Why it was over, None while it lived."""
+        return self._snapshot.ended
+
+    @property
+    def at(self) -> datetime:
+        """When the event happened, on the server's clock (aware, UTC)."""
+        return time_of(parse_id(self._line[0])[0])
+
+    @property
+    def last(self) -> RecordedEvent:
+        """The event.
+
+        Raises:
+            UnknownFormat: nobody with the key wrote it.
+        """
+        with readable():
+            return recorded(entry_of(self._line), self.user_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,23 +151,7 @@ def _folded(entries: Sequence[Entry]) -> PastState:
             raise LogTrimmed(f"session {last.sid}", time_of(entry.id[0]))
         user = snapshot.user_id
         snapshot = evolve(snapshot, unpack_event(entry.type, entry.data))
-    return past_state(snapshot, last, user)
-
-
-def past_state(snapshot: Snapshot, last: Entry, user: str | None) -> PastState:
-    """Return a folded state as readers see it, given its last event and who was signed in before that."""
-    return PastState(
-        session_id=last.sid,
-        version=snapshot.version,
-        at=time_of(last.id[0]),
-        data=snapshot.data,
-        user_id=snapshot.user_id or user,
-        names=snapshot.names,
-        facts=snapshot.facts,
-        ended=snapshot.ended,
-        redacted=tuple(snapshot.marks),
-        last=recorded(last, user),
-    )
+    return PastState(snapshot, line_of(last), snapshot.user_id or user)
 
 
 def parse_moment(text: str) -> Moment:

@@ -129,7 +129,7 @@ async def test_a_hole_is_not_leapt_over(server: Server) -> None:
     "forged", [{"d": '{"set":{"a":1},"x":["a"]}'}, {"d": "x"}, {"t": b"\xff"}, {"t": "teleported"}, {"n": "x"}]
 )
 async def test_a_forged_event_is_named(server: Server, forged: dict[str, Any]) -> None:
-    """What nobody with the key wrote stops the reading with the error that all readers know; junk is passed over."""
+    """What nobody with the key wrote is named by the error that all readers know; junk is passed over."""
     async with SessionManager(RedisStore(server.url, namespace="states"), secret_key=KEY) as manager:
         session = await manager.create(data={"n": 1})
         (entry,) = await _log(manager, "00", session.id)
@@ -138,14 +138,14 @@ async def test_a_forged_event_is_named(server: Server, forged: dict[str, Any]) -
         assert list(await states_of(manager)) == [session.id]
         _add(manager, server, s=session.id, p=id_text(entry.id), **forged)
         with pytest.raises(UnknownFormat):
-            await states_of(manager)
+            assert (await states_of(manager))[session.id].last
 
 
 class Failover(RedisStore):
     """Loses the end of the log after the first page of it was read."""
 
     async def lines(self, shard: str, after: StreamId, count: int) -> Sequence[Line]:
-        page = await super().lines(shard, after, count)
+        page = await super().lines(shard, after, min(count, 4))
         if after == START.id and shard == "00" and not self.has_failed:
             self.has_failed = True
             await self._connected().call(b"XDEL", self.keys(shard).log, *(line[0] for line in page[2:]))
@@ -154,9 +154,8 @@ class Failover(RedisStore):
     has_failed = False
 
 
-async def test_two_histories_are_never_mixed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_two_histories_are_never_mixed(server: Server) -> None:
     """When a failover loses what was read, it is read again: no state that was in neither of them."""
-    monkeypatch.setattr("evsession.audit.states.PAGE", 4)
     async with SessionManager(RedisStore(server.url, namespace="states"), secret_key=KEY) as manager:
         sids = [(await manager.create()).id for _ in range(8)]
     store = Failover(server.url, namespace="states")
