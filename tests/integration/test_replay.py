@@ -392,3 +392,30 @@ async def _cursor_after(manager: SessionManager, event: RecordedEvent) -> str:
     while await next_of(follower, 1) != [event]:
         pass
     return follower.cursor
+
+
+USUAL = {"t": "updated", "s": "x", "n": "1", "p": "0-0", "i": "i", "o": "0", "a": "", "c": "", "d": "{}", "k": "k"}
+JUNK: list[dict[str, str | bytes]] = [
+    {"foo": "bar"},
+    {**USUAL, "m": "m", "n": "one"},
+    {**USUAL, "m": "m", "s": b"\xff"},
+    {"m": "m", **USUAL, "o": "soon"},
+]
+
+
+@pytest.mark.parametrize("fields", JUNK)
+async def test_what_somebody_else_wrote_into_the_log_stops_no_reader(
+    on_server: SessionManager, server: Server, fields: dict[str, str | bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    """However much of it, and whatever it looks like: there are loud words, and what is ours comes all the same."""
+    session = await on_server.create()
+    follower = on_server.audit.follow(since="start", poll_every=QUICK)
+    first = await next_of(follower, 1)
+    words = (word for field in fields.items() for word in field)
+    write = "for i = 1, 1200 do redis.call('XADD', KEYS[1], '*', unpack(ARGV)) end"
+    server.cli("EVAL", write, 1, f"{{trail:{session.id[:2]}}}:log", *words)
+    await on_server.update(session.id, partial(dict.update, n=1))
+    both = {(session.id, 1), (session.id, 2)}
+    assert ids_of([*first, *await next_of(follower, 1)]) == both
+    assert ids_of(await all_of(on_server.audit.replay())) == both
+    assert "is none of ours; find out who can write to Redis" in caplog.text

@@ -11,20 +11,28 @@ from evsession.stores.redis.link import Link
 from evsession.stores.redis.scripts import COUNT, RESTORE
 from evsession.wire import START, Line, Position, StreamId, id_text, parse_id
 
-FIELDS: Final = [b"t", b"s", b"n", b"p", b"i", b"o", b"a", b"c", b"d", b"k", b"m"]
+FIELDS: Final = (b"t", b"s", b"n", b"p", b"i", b"o", b"a", b"c", b"d", b"k", b"m")
 """The fields of an entry, in the order in which `commit.lua` writes them; a newer version may add others."""
 
 
 async def lines(link: Link, keys: Keys, after: StreamId, count: int) -> Sequence[Line]:
     """Return entries as they lie in a log, after an id."""
     reply = await link.call(b"XRANGE", keys.log, f"({id_text(after)}", b"+", b"COUNT", count)
-    return [
-        (id_, *fields[1::2]) if fields[::2] == FIELDS else _rearranged(id_, fields)  # a page of 500 takes 0.2 ms
-        for id_, fields in reply
-    ]
+    try:
+        usual = [
+            (id_, t, s, n, p, i, o, a, c, d, k, m)
+            for id_, (t_, t, s_, s, n_, n, p_, p, i_, i, o_, o, a_, a, c_, c, d_, d, k_, k, m_, m) in reply
+            if (t_, s_, n_, p_, i_, o_, a_, c_, d_, k_, m_) == FIELDS
+        ]  # slices of the lists take half as long again
+    except ValueError:
+        usual = []
+    return usual if len(usual) == len(reply) else [line_of(id_, fields) for id_, fields in reply]
 
 
-def _rearranged(id_: bytes, fields: list[bytes]) -> Line:
+def line_of(id_: bytes, fields: list[bytes]) -> Line:
+    """Return an entry as it lies in a log, whatever the order of its fields."""
+    if tuple(fields[::2]) == FIELDS:  # as nearly always, and a dict takes 2 µs
+        return (id_, *fields[1::2])
     by_name = dict(zip(fields[::2], fields[1::2], strict=True))
     return (id_, *(by_name[name] for name in FIELDS)) if by_name.keys() >= set(FIELDS) else (id_,)
 
