@@ -44,7 +44,7 @@ class Follower(AsyncIterator[RecordedEvent]):
         self._selection = selection
         self._since = cursor_of(since)
         self._begins_now = since == "now"
-        self._is_strict = not (isinstance(since, datetime) or since in ("start", "now"))
+        self._is_strict = is_cursor(since)
         self._pause = poll_every.total_seconds()
         self._sieve = Sieve(reader, selection)
         self._streams: dict[str, Stream] = {}
@@ -60,7 +60,7 @@ class Follower(AsyncIterator[RecordedEvent]):
         """Where to go on, as opaque text."""
         if self._begins_now:
             return "now"
-        return Cursor(self._positions, self._since.elsewhere).text()
+        return Cursor({**self._since.positions, **self._positions}, self._since.elsewhere).text()
 
     @property
     def rewinds(self) -> int:
@@ -135,6 +135,11 @@ class Follower(AsyncIterator[RecordedEvent]):
                 self._positions[shard] = position = self._since.at(shard) if is_first else START
                 self._streams[shard] = Stream(self._reader, shard, position, strict=self._is_strict, follows=True)
         self._looked_at = now
+
+
+def is_cursor(since: Since) -> bool:
+    """Tell whether somebody has read up to there, so that nothing after it may be left out in silence."""
+    return not (isinstance(since, datetime) or since in ("start", "now"))
 
 
 def cursor_of(since: Since) -> Cursor:

@@ -22,12 +22,12 @@ LEAST_PAGE: Final = 64
 
 
 async def read_span(
-    reader: Reader, selection: Selection, since: Cursor | None, until: StreamId
+    reader: Reader, selection: Selection, since: Cursor, until: StreamId, *, strict: bool
 ) -> AsyncIterator[RecordedEvent]:
     """Yield the events of a span of time; see `Audit.replay`."""
     await reader.worker.ensure_open()
     sieve = Sieve(reader, selection)
-    async for entries in in_order(reader, await selection.shards(reader), since or Cursor({}), until):
+    async for entries in in_order(reader, await selection.shards(reader), since, until, strict=strict):
         await sieve.prepare(entries)
         for entry in entries:
             if (event := sieve.passed(entry)) is not None:
@@ -44,17 +44,18 @@ def end_of(until: datetime | None) -> StreamId:
 
 
 async def in_order(
-    reader: Reader, shards: Sequence[str], since: Cursor, until: StreamId
+    reader: Reader, shards: Sequence[str], since: Cursor, until: StreamId, *, strict: bool
 ) -> AsyncIterator[Sequence[Entry]]:
     """Yield the entries of several shards from a cursor up to an id, ordered by time, some at once.
 
     It ends where the logs ended when it began. A memory of `IN_MEMORY` entries does, however long the logs are.
 
     Raises:
+        LogTrimmed: it is strict, what came after the cursor was removed from a log, and there is no archive.
         StoreUnavailable: store or archive did not answer.
     """
     size = max(LEAST_PAGE, min(PAGE, IN_MEMORY // len(shards)))
-    streams = [Stream(reader, shard, since.at(shard), strict=False, page=size) for shard in shards]
+    streams = [Stream(reader, shard, since.at(shard), strict=strict, page=size) for shard in shards]
     counters = await together(reader.worker.store.counters(shard) for shard in shards)
     ends = {stream: min(until, counter.last) for stream, counter in zip(streams, counters, strict=True)}
     waiting: dict[Stream, deque[Entry]] = {stream: deque() for stream in streams}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from evsession.audit.entries import Entries
 from evsession.audit.explain import Explanation, read_explanation
-from evsession.audit.follow import POLL_EVERY, Follower, Since, cursor_of, end_of_all
+from evsession.audit.follow import POLL_EVERY, Follower, Since, cursor_of, end_of_all, is_cursor
 from evsession.audit.history import History, read_history
 from evsession.audit.reader import Reader
 from evsession.audit.replay import end_of, read_span
@@ -126,7 +126,7 @@ class Audit:
     def replay(
         self,
         *,
-        since: datetime | str | None = None,
+        since: Since | None = None,
         until: datetime | None = None,
         types: Collection[str] | None = None,
         user_id: object = None,
@@ -142,11 +142,16 @@ class Audit:
         Raises:
             ConfigError: at once, for a type that does not exist, a session id that is none, a time without a zone.
             InvalidUserId: at once, for what identifies no user.
+            LogTrimmed: what came after a cursor was removed from the log, and there is no archive.
             StoreUnavailable: store or archive did not answer.
             UnknownFormat: a newer version wrote one of the events.
         """
-        begin = None if since is None else cursor_of(since)
-        return read_span(self._reader, Selection.of(types, user_id, session_id), begin, end_of(until))
+        begin = "start" if since is None else since
+        if begin == "now":
+            msg = "a replay ends now, so it cannot begin there; pass a time or a cursor, or follow the log instead"
+            raise ConfigError(msg)
+        selection = Selection.of(types, user_id, session_id)
+        return read_span(self._reader, selection, cursor_of(begin), end_of(until), strict=is_cursor(begin))
 
     def follow(
         self,

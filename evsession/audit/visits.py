@@ -35,7 +35,7 @@ async def read_visits(reader: Reader, user_id: str, since: Cursor | None) -> Seq
     """Return the sessions of a user; see `Audit.sessions_by_user`."""
     await reader.worker.ensure_open()
     found: dict[str, Visit] = {}
-    async for entries in in_order(reader, await reader.shards(), since or Cursor({}), LAST_ID):
+    async for entries in in_order(reader, await reader.shards(), since or Cursor({}), LAST_ID, strict=False):
         for entry in entries:
             if entry.sid in found:
                 found[entry.sid] = _after(found[entry.sid], entry)

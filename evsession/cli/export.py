@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from evsession.cli.connect import App, fail, reading, run
+from evsession.cli.connect import INTERRUPTED, App, fail, reading, run
 from evsession.cli.when import time_of
 from evsession.errors import ConfigError
 
 if TYPE_CHECKING:
-    from evsession.audit.cursor import Cursor
+    from evsession.audit.follow import Since
     from evsession.export.output import Output
     from evsession.export.source import Wanted
     from evsession.manager import SessionManager
@@ -67,7 +67,8 @@ def export(
         fail(str(error))
     wanted = Wanted(types=None if not types else frozenset(types), user_id=user)
     try:
-        run(Export(app, format_, out, cursor, wanted, begin, end, is_following).run())
+        work = Export(app, format_, out, cursor, wanted, begin, end, is_following).run()
+        run(work, interrupted=0 if is_following else INTERRUPTED)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
@@ -92,41 +93,50 @@ class Export:
         """Write all that is wanted."""
         from evsession.export.output import opened
 
-        begin = self._begin()
+        begin, goes_on = self._begin(), self.is_following or self._has_begun
         async with reading(self.app) as manager:
             application = manager.worker.keys.namespace
-            with opened(self.format, self.out, application, is_appended=self.is_following) as output:
+            with opened(self.format, self.out, application, is_appended=goes_on) as output:
                 last = await (self._follow if self.is_following else self._replay)(manager, begin, output)
             if last is not None:
                 self._keep(last)
 
-    def _begin(self) -> Cursor | None:
-        """Return where to begin, None for now. What was written down last time counts more than a time."""
+    @property
+    def _has_begun(self) -> bool:
+        return self.kept is not None and self.kept.exists()
+
+    def _begin(self) -> Since:
+        """Return where to begin. What was written down last time counts more than a time."""
         from evsession.audit.cursor import Cursor
 
-        if self.kept is not None and self.kept.exists():
-            return Cursor.parse(self.kept.read_text().strip())
+        if self.kept is not None:
+            self.kept.parent.stat()  # before anything is written, not after
+            if self._has_begun:
+                return Cursor.parse(self.kept.read_text().strip()).text()
         if self.since is not None:
-            return Cursor.at_time(self.since)
-        return None if self.is_following else Cursor({})
+            return self.since
+        return "now" if self.is_following else "start"
 
-    async def _replay(self, manager: SessionManager, begin: Cursor | None, output: Output) -> str | None:
-        from evsession.audit.cursor import Cursor
-        from evsession.export.source import Mark, replayed
+    async def _replay(self, manager: SessionManager, begin: Since, output: Output) -> str | None:
+        from evsession.audit.follow import cursor_of
+        from evsession.export.source import Mark, end_of_logs, replayed
 
-        mark = Mark(begin or Cursor({}))
-        async with aclosing(replayed(manager, self.wanted, mark.cursor, self.until)) as records:
+        mark, end = Mark(cursor_of(begin)), await end_of_logs(manager)
+        async with aclosing(replayed(manager, self.wanted, begin, self.until)) as records:
             async for record in records:
                 output.add(record)
                 mark.move(record)
+        if self.until is None:
+            mark.reach(end)
         return mark.cursor.text()
 
-    async def _follow(self, manager: SessionManager, begin: Cursor | None, output: Output) -> str | None:
+    async def _follow(self, manager: SessionManager, begin: Since, output: Output) -> str | None:
         from evsession.export.source import Following
 
         async for record, cursor in Following(manager, self.wanted, begin):
-            output.add(record)
-            output.flush()
+            if record is not None:
+                output.add(record)
+                output.flush()
             self._keep(cursor)
         return None
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from evsession.audit.cursor import Cursor
-from evsession.audit.follow import POLL_EVERY, Follower, end_of_all
+from evsession.audit.follow import POLL_EVERY, Follower, Since, cursor_of, end_of_all
 from evsession.audit.reader import Reader
 from evsession.audit.replay import end_of, in_order
 from evsession.audit.selection import SESSION_TYPES
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from evsession.manager import SessionManager
 
 REVOKED: Final = "named_revoked"
+
+IDLE: Final = 5.0
+"""Seconds without a wanted event after which a follower tells how far it is, as the log goes on without one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +70,12 @@ class Mark:
         shard, id_, proof = record.cursor.split(":")
         self._positions[shard] = Position(parse_id(id_.encode()), bytes.fromhex(proof))
 
+    def reach(self, end: Cursor) -> None:
+        """Pass everything up to a cursor; what was not wanted is dealt with as well."""
+        for shard, position in end.positions.items():
+            if position.id > self.cursor.at(shard).id:
+                self._positions[shard] = position
+
     @property
     def cursor(self) -> Cursor:
         """Where to go on."""
@@ -74,21 +83,22 @@ class Mark:
 
 
 async def replayed(
-    manager: SessionManager, wanted: Wanted, since: Cursor, until: datetime | None
+    manager: SessionManager, wanted: Wanted, since: Since, until: datetime | None
 ) -> AsyncGenerator[Record, None]:
     """Yield the events from a cursor to before a time, or to the end that the logs have now, in the order of time.
 
     Raises:
         ConfigError: there is no such type, or the time has no zone.
+        LogTrimmed: what came after the cursor was removed from the log, and there is no archive.
         StoreUnavailable: store or archive did not answer.
         UnknownFormat: a newer version wrote one of them.
     """
-    revocations = _revocations(manager, wanted, since, end_of(until))
+    revocations = _revocations(manager, wanted, cursor_of(since), end_of(until))
     async with aclosing(revocations):
         revoked = await anext(revocations, None)
         if wanted.has_sessions:
             types, user = wanted.session_types, wanted.user_id
-            async for event in manager.audit.replay(since=since.text(), until=until, types=types, user_id=user):
+            async for event in manager.audit.replay(since=since, until=until, types=types, user_id=user):
                 record = record_of(event)
                 while revoked is not None and revoked.at <= record.at:
                     yield revoked
@@ -102,25 +112,26 @@ async def replayed(
 async def _revocations(
     manager: SessionManager, wanted: Wanted, since: Cursor, until: StreamId
 ) -> AsyncGenerator[Record, None]:
-    async for entries in in_order(_reader(manager), (CONTROL,), since, until):
+    async for entries in in_order(_reader(manager), (CONTROL,), since, until, strict=False):
         for record in map(record_of_revocation, entries):
             if wanted.has(record):
                 yield record
 
 
 class Following:
-    """Events as they happen, from a cursor on or from now on, each with the cursor to go on from after it.
+    """Events as they happen, each with the cursor to go on from after it; after a while without one, the cursor alone.
 
     At least once, those of one session in their order, and none is left out; an outage is waited out.
     """
 
-    def __init__(self, manager: SessionManager, wanted: Wanted, since: Cursor | None) -> None:
+    def __init__(self, manager: SessionManager, wanted: Wanted, since: Since, *, idle: float = IDLE) -> None:
         self._manager = manager
         self._wanted = wanted
         self._since = since
+        self._idle = idle
         self._revoked: deque[tuple[Record, Position]] = deque()
 
-    async def __aiter__(self) -> AsyncIterator[tuple[Record, str]]:
+    async def __aiter__(self) -> AsyncIterator[tuple[Record | None, str]]:
         """Yield without end.
 
         Raises:
@@ -128,12 +139,17 @@ class Following:
             LogTrimmed: what comes next was removed from the log, and there is no archive.
             UnknownFormat: a newer version wrote it.
         """
-        sessions = self._since or await _end(self._manager)
-        control, sources = sessions.at(CONTROL), await self._sources(sessions)
+        since = (await end_of_logs(self._manager)).text() if self._since == "now" else self._since
+        sessions = cursor_of(since)
+        follower, stream = self._readers(since)
+        control, sources = sessions.at(CONTROL), self._sources(follower, stream)
         tasks = {asyncio.ensure_future(source()): source for source in sources}
         try:
             while True:
-                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(tasks, timeout=self._idle, return_when=asyncio.FIRST_COMPLETED)
+                if not done:  # all that was read was not wanted
+                    sessions, control = Cursor.parse(follower.cursor), stream.position
+                    yield None, _together(sessions, control)
                 for task in done:
                     source = tasks.pop(task)
                     record, where = task.result()
@@ -141,19 +157,23 @@ class Following:
                         sessions = where
                     else:
                         control = where
-                    yield record, Cursor({**sessions.positions, CONTROL: control}, sessions.elsewhere).text()
+                    yield record, _together(sessions, control)
                     tasks[asyncio.ensure_future(source())] = source
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _sources(self, since: Cursor) -> list[Callable[[], Awaitable[tuple[Record, Cursor | Position]]]]:
+    def _readers(self, since: Since) -> tuple[Follower, Stream]:
         wanted = self._wanted
-        follower = self._manager.audit.follow(since=since.text(), types=wanted.session_types, user_id=wanted.user_id)
-        stream = Stream(_reader(self._manager), CONTROL, since.at(CONTROL), strict=False)
+        follower = self._manager.audit.follow(since=since, types=wanted.session_types, user_id=wanted.user_id)
+        return follower, Stream(_reader(self._manager), CONTROL, cursor_of(since).at(CONTROL), strict=False)
+
+    def _sources(
+        self, follower: Follower, stream: Stream
+    ) -> list[Callable[[], Awaitable[tuple[Record, Cursor | Position]]]]:
         control = partial(self._next_revocation, stream)
-        return [partial(_next_event, follower), control] if wanted.has_sessions else [control]
+        return [partial(_next_event, follower), control] if self._wanted.has_sessions else [control]
 
     async def _next_revocation(self, stream: Stream) -> tuple[Record, Position]:
         while True:
@@ -172,7 +192,16 @@ async def _next_event(follower: Follower) -> tuple[Record, Cursor]:
     return record_of(event), Cursor.parse(follower.cursor)
 
 
-async def _end(manager: SessionManager) -> Cursor:
+def _together(sessions: Cursor, control: Position) -> str:
+    return Cursor({**sessions.positions, CONTROL: control}, sessions.elsewhere).text()
+
+
+async def end_of_logs(manager: SessionManager) -> Cursor:
+    """Return the cursor after all that the logs hold at this moment.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
     reader = _reader(manager)
     return await end_of_all(reader, [CONTROL, *await reader.shards()])
 

@@ -16,7 +16,9 @@ import duckdb
 import pytest
 
 from evsession import Actor, SessionManager
+from evsession.audit.follow import cursor_of
 from evsession.canonical import dumps
+from evsession.export.source import Following, Wanted
 from evsession.view import CONTROL
 from tests.archive.logs import files_in
 from tests.conftest import until
@@ -130,6 +132,78 @@ async def test_with_a_cursor_it_goes_on_where_it_ended(server: Server, manager: 
         "named_revoked", "authenticated", "updated", "ended",
     ]  # fmt: skip
     assert await exported(server, *cursor) == []
+
+
+async def test_what_was_exported_before_stays_in_the_file(
+    server: Server, manager: SessionManager, tmp_path: Path
+) -> None:
+    """A cursor says that the events before it are out, so the next export adds to them; half a line is made good."""
+    out = tmp_path / "events.jsonl"
+    more = ("--cursor", str(tmp_path / "cursor"), "--out", str(out))
+    await lived(manager)
+    await exported(server, *more)
+    with out.open("ab") as file:
+        file.write(b'{"half":')
+    await lived(manager)
+    await exported(server, *more)
+    assert [json.loads(line) for line in out.read_text().splitlines()] == await exported(server)
+    out.write_text("x" * 200_000)  # no line at all
+    await lived(manager)
+    await exported(server, *more)
+    assert len(read(out)) == 3
+
+
+async def test_a_cursor_behind_the_trimmed_end_says_so(server: Server, manager: SessionManager, tmp_path: Path) -> None:
+    """A SIEM must not miss events without being told; with the archive there is nothing to miss."""
+    out, cursor = tmp_path / "events.jsonl", ("--cursor", str(tmp_path / "cursor"))
+    await lived(manager)
+    assert len(await exported(server, *cursor, "--out", str(out))) == 0
+    session = await manager.create(user_id="ada")
+    for n in range(200):
+        await manager.update(session.id, partial(dict.update, n=n))
+    done = await command("archive", "--to", str(tmp_path / "archive"), "--keep", "0s", **settings(server))
+    assert done.exit_code == 0, done.output
+    for arguments in (["export", *cursor], ["replay", "--since", (tmp_path / "cursor").read_text().strip()]):
+        done = await command(*arguments, **settings(server))
+        assert done.exit_code == 1, done.output
+        assert "give the archive as well" in done.stderr
+    done = await command("export", *cursor, **settings(server), EVSESSION_ARCHIVE=str(tmp_path / "archive"))
+    assert len(done.stdout.splitlines()) == 201
+
+
+async def test_the_cursor_of_a_filtered_export_moves_with_the_log(
+    server: Server, manager: SessionManager, tmp_path: Path
+) -> None:
+    """Else the log would be trimmed past an event long gone, as the next one that is wanted may be far away."""
+    cursor = tmp_path / "cursor"
+    await lived(manager)
+    assert await exported(server, "--type", "created", "--cursor", str(cursor)) == []
+    assert cursor.read_text().strip() == await manager.audit.end()
+    await lived(manager)
+    revoke_by_name(server, "user:bob")
+    end, began = await manager.audit.end(), cursor_of(cursor.read_text().strip())
+    nothing = aiter(Following(manager, Wanted(types=frozenset({"created"})), began.text(), idle=0.05))
+    told = [cursor_of((await anext(nothing))[1]) for _ in range(10)]
+    assert told[-1] == cursor_of(end)
+    await nothing.aclose()  # type: ignore[attr-defined]
+
+
+async def test_an_export_that_fails_leaves_no_half_a_file(
+    server: Server, manager: SessionManager, tmp_path: Path
+) -> None:
+    """What has begun of a Parquet file goes; one with a cursor needs a name of its own each time."""
+    out, cursor = tmp_path / "audit.parquet", tmp_path / "cursor"
+    arguments = ("export", "--format", "parquet", "--out", str(out), "--cursor", str(cursor))
+    await lived(manager)
+    assert (await command(*arguments, **settings(server))).exit_code == 0
+    done = await command(*arguments, **settings(server))
+    assert (done.exit_code, "name another --out" in done.stderr) == (1, True)
+    other = tmp_path / "other.parquet"
+    done = await command("export", "--format", "parquet", "--out", str(other), "--type", "eaten", **settings(server))
+    assert done.exit_code == 1
+    assert not other.with_name("other.parquet.part").exists()
+    done = await command("export", "--cursor", str(tmp_path / "nowhere" / "cursor"), **settings(server))
+    assert (done.exit_code, done.stdout) == (1, "")
 
 
 async def test_an_export_goes_on_in_the_archive(server: Server, manager: SessionManager, tmp_path: Path) -> None:

@@ -152,6 +152,12 @@ async def test_what_cannot_be_replayed_is_refused_at_once(
         manager.audit.follow(**options)
 
 
+async def test_a_replay_cannot_begin_where_it_ends(manager: SessionManager) -> None:
+    """It would else begin at the start, which is the opposite."""
+    with pytest.raises(ConfigError, match="follow the log instead"):
+        manager.audit.replay(since="now")
+
+
 async def test_all_sessions_of_a_user_alive_and_over(manager: SessionManager, clock: Clock) -> None:
     """With when and from where they signed in, and why they are over; a visitor counts from the login on."""
     app, browser = app_of(manager), Browser()
@@ -268,6 +274,13 @@ async def test_the_cursor_of_a_filtered_follower_moves_with_the_log(on_server: S
     await on_server.revoke(sids[0])
     (event,) = await next_of(follower, 1)
     assert event.session_id == sids[0]
+
+
+async def test_a_follower_that_has_read_nothing_stands_where_it_was_told_to_begin(on_server: SessionManager) -> None:
+    """Who is interrupted before the server answers must not be sent back to the start of the log."""
+    await _busy(on_server)
+    end = await on_server.audit.end()
+    assert on_server.audit.follow(since=end).cursor == end
 
 
 async def test_an_events_own_cursor_is_a_place_to_begin(on_server: SessionManager) -> None:
