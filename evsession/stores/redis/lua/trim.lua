@@ -12,7 +12,7 @@
 -- Cost    O(how many went)
 
 local time = redis.call('TIME')
-local horizon = time[1] * 1000 + math.floor(time[2] / 1000) - ARGV[1]
+local horizon = math.max(time[1] * 1000 + math.floor(time[2] / 1000) - ARGV[1], 0)
 local last = redis.call('GET', KEYS[2])
 if not last then return 0 end
 
