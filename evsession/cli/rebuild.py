@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from evsession.archive import open_archive
-from evsession.cli.connect import App, AsJson, joined, run
+from evsession.cli.connect import App, AsJson, joined, manager_of, run, visiting
 
 if TYPE_CHECKING:
     from evsession.audit.rebuild import Rebuilt, Refusal
@@ -58,7 +58,9 @@ async def _rebuilt(app: str | None, archive: str | None, *, writes: bool, idle_f
     from evsession.audit.rebuild import rebuild as restore
     from evsession.cli.progress import bar
 
-    async with joined(app) as manager:
+    # Only an archive can have what a server knows nothing of any more.
+    has_archive = archive is not None or manager_of(app).audit.archive is not None
+    async with (joined if has_archive else visiting)(app) as manager:
         if archive is not None:
             manager.audit.archive = place = open_archive(archive, manager.worker.keys.namespace, manager.worker.store)
             await place.require()

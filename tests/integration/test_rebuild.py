@@ -236,6 +236,14 @@ async def test_a_forced_logout_survives_the_loss_of_the_server(server: Server, t
         assert await manager.get(late.id) is not None
 
 
+async def test_a_mistyped_namespace_is_said_and_stays_unused(server: Server) -> None:
+    """Without an archive there can be nothing to bring back."""
+    done = await command("rebuild", **settings(server, "typo"))
+    assert done.exit_code == 1
+    assert "nothing was ever written under this namespace" in done.stderr
+    assert server.cli("KEYS", "{typo:*") == []
+
+
 async def test_the_command_says_what_it_would_do_and_does_it(server: Server) -> None:
     """A person reads the counts and the reasons."""
     async with manager_on(server) as manager:
