@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from itertools import compress
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
@@ -233,21 +234,42 @@ def event_line(event: RecordedEvent) -> Text:
     if route := event.context.get("route"):
         line.append(printable(f"{event.context.get('method', '')} {route}  "), "cyan")
     if event.actor is not None:
-        ticket = f" ({event.context['ticket']})" if event.context.get("ticket") else ""
-        line.append(printable(f"by {event.actor.kind} {event.actor.id}{ticket}  "), "yellow")
+        line.append(f"by {who_of(event)}  ", "yellow")
     line.append(what_of(event))
     return line
 
 
 def history_table(events: Iterable[RecordedEvent], title: str | None = None) -> Table:
-    """Return a table of events."""
-    table = Table("version", "at (UTC)", "event", "what", "route", title=title, title_justify="left")
-    for event in events:
-        at = event.at.strftime("%H:%M:%S.%f")[:-3]
-        route = str(event.context.get("route", ""))
+    """Return a table of events: when, what, by whom and from where; the date where it changes."""
+    table, day = Table(title=title, title_justify="left"), ""
+    table.add_column("version")
+    table.add_column("at (UTC)", no_wrap=True)
+    table.add_column("event")
+    rows = [(event, (what_of(event), *_whence(event))) for event in events]
+    told = [at == 0 or any(texts[at] for _, texts in rows) for at in range(4)]
+    for name in compress(("what", "by", "route", "address"), told):
+        table.add_column(name, overflow="fold")
+    for event, texts in rows:
+        if day != (day := event.at.strftime("%Y-%m-%d")):
+            table.add_row("", Text(day, "dim"))
         type_ = Text(event.type, COLOURS.get(event.type, "white"))
-        table.add_row(str(event.version), at, type_, Text(what_of(event)), Text(printable(route)))
+        table.add_row(
+            str(event.version), event.at.strftime("%H:%M:%S.%f")[:-3], type_, *map(Text, compress(texts, told))
+        )
     return table
+
+
+def _whence(event: RecordedEvent) -> tuple[str, ...]:
+    """Return by whom, by what route and from which address it came, empty where the event does not say."""
+    return who_of(event), *(printable(str(event.context.get(name) or "")) for name in ("route", "address"))
+
+
+def who_of(event: RecordedEvent) -> str:
+    """Return who did it if it was not the session's own user, with the ticket if there is one; else nothing."""
+    if event.actor is None:
+        return ""
+    ticket = f" ({event.context['ticket']})" if event.context.get("ticket") else ""
+    return printable(f"{event.actor.kind} {event.actor.id}{ticket}")
 
 
 def what_of(event: RecordedEvent) -> str:

@@ -73,6 +73,7 @@ def _table(found: Sequence[SessionInfo]) -> Table:
     from evsession.cli.rendering import printable
 
     table = Table("session", "browser", "from", "signed in (UTC)", "last seen", "lives until", "names")
+    table.columns[0].overflow = "fold"  # to be copied
     for info in found:
         others = ", ".join(name for name in info.names if not name.startswith("user:"))
         texts = (info.id, info.device, info.address, _minute(info.authenticated_at), _minute(info.last_seen))
