@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from evsession.audit.reader import MAX_WALK, Reader
@@ -152,19 +152,3 @@ def _folded(entries: Sequence[Entry]) -> PastState:
         user = snapshot.user_id
         snapshot = evolve(snapshot, unpack_event(entry.type, entry.data))
     return PastState(snapshot, line_of(last), snapshot.user_id or user)
-
-
-def parse_moment(text: str) -> Moment:
-    """Return the moment that a text names: a version, or a time as ISO 8601 has it (UTC where it names no zone).
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    if text.isdigit():
-        return int(text)
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError as error:
-        msg = f"{text!r} is neither a version nor a time; write 7, or 2026-11-21T08:30:00"
-        raise ConfigError(msg) from error
-    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evsession.cli.connect import App, AsJson, fail, manager_of, reading, run
-from evsession.cli.when import duration
+from evsession.cli.connect import INTERRUPTED, App, AsJson, fail, manager_of, reading, run
+from evsession.cli.when import duration, pause_of
 from evsession.errors import ArchiveUnavailable, ConfigError, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -78,13 +78,14 @@ def archive(
         if is_public_key:
             typer.echo(_signer(manager_of(app), key).public_pem, nl=False)
             return
-        pause = None if every is None else duration(every)
+        pause = None if every is None else pause_of(every)
         kept, retained = (None if text is None else duration(text) for text in (keep, expire))
     except ConfigError as error:
         fail(str(error))
     if to is None:
         fail("where to? pass --to with a folder or a URL such as s3://bucket/folder, or set EVSESSION_ARCHIVE")
-    run(_Task(app, to, key, kept, retained, pause, as_json).run())
+    work = _Task(app, to, key, kept, retained, pause, as_json).run()
+    run(work, interrupted=INTERRUPTED if pause is None else 0)
 
 
 def _signer(manager: SessionManager, key: Path | None) -> Signer:

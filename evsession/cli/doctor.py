@@ -102,7 +102,8 @@ def _settings(census: Census) -> Iterator[Check]:
         found, _, fix = problem.rpartition("; ")
         yield Check("settings", found, fix)
     eviction = census.server.get("maxmemory-policy", "not told")
-    kept = "appendonly" if census.server.get("appendonly") == "yes" else census.server.get("save") or "not told"
+    saves = census.server.get("save", "not told") or "none"
+    kept = "appendonly" if census.server.get("appendonly") == "yes" else saves
     role, replicas = census.server.get("role", "not told"), census.server.get("connected_slaves", "not told")
     yield Check("settings", f"eviction {eviction}, persistence {kept}, role {role}, replicas {replicas}")
 
@@ -165,7 +166,7 @@ def _archiver(census: Census) -> Check:
     if not lags:
         return Check("archive", "there is none: what leaves the log is gone")
     fix = "run `evsession archive --to … --every 5m`" if max(lags) > LATE_ARCHIVE_MS else ""
-    return Check("archive", f"lacks the last {age(max(lags))}", fix)
+    return Check("archive", f"lacks the last {age(max(lags))}" if max(lags) else "has all that is in the log", fix)
 
 
 def _show(checks: Sequence[Check]) -> None:

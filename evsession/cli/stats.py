@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evsession.cli.connect import App, AsJson, reading, run
-from evsession.cli.when import duration
+from evsession.cli.connect import INTERRUPTED, App, AsJson, reading, run
+from evsession.cli.when import pause_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,7 +29,7 @@ def stats(
 
     evsession stats --every 2s
     """
-    run(_stats(app, every, as_json=as_json), interrupted=0)
+    run(_stats(app, every, as_json=as_json), interrupted=INTERRUPTED if every is None else 0)
 
 
 async def _stats(app: str | None, every: str | None, *, as_json: bool) -> None:
@@ -38,7 +38,7 @@ async def _stats(app: str | None, every: str | None, *, as_json: bool) -> None:
     from evsession.cli.census import take_census
     from evsession.cli.rendering import print_json, terminal
 
-    pause = None if every is None else duration(every).total_seconds()
+    pause = None if every is None else pause_of(every).total_seconds()
     async with reading(app) as manager:
         if as_json or pause is None:
             while True:
@@ -94,7 +94,8 @@ def shown(census: Census) -> RenderableType:
     living = (f"{census.sessions:,} sessions", "bold green")
     held = f", {events:,} events, {census.users.users:,} users, {size(bytes_)}"
     title = Text.assemble((census.namespace, "bold"), where, living, held)
-    return Group(title, _shard_table(census), _worker_table(census))
+    workers = _worker_table(census) if census.workers else Text("no worker is running", "red")
+    return Group(title, _shard_table(census), workers)
 
 
 def _shard_table(census: Census) -> RenderableType:

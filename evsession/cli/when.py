@@ -55,14 +55,44 @@ def time_of(text: str) -> datetime:
     Raises:
         ConfigError: it names none.
     """
-    if text[-1:] in "smhd" and text[:-1].isdigit():
-        return datetime.now(UTC) - duration(text)
+    if text == "now":
+        return datetime.now(UTC)
     try:
+        if text[-1:] in "smhd" and text[:-1].isdigit():
+            return datetime.now(UTC) - duration(text)
         time = datetime.fromisoformat(text)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # so long ago that there are no years for it
         msg = f"{text!r} is no time; write 2026-11-21T08:30:00, or an age such as 15m, 2h or 7d"
         raise ConfigError(msg) from error
     return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
+def moment_of(text: str) -> int | datetime:
+    """Return what a text names of a session's life: a version, or a time as `time_of` has it.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if text.isdecimal() and text.isascii():
+        return int(text)
+    try:
+        return time_of(text)
+    except ConfigError as error:
+        msg = f"{text!r} is neither a version nor a time; write 7, or 2026-11-21T08:30:00, or an age such as 15m or 2h"
+        raise ConfigError(msg) from error
+
+
+def pause_of(text: str) -> timedelta:
+    """Return how long a command that stays shall rest between two rounds.
+
+    Raises:
+        ConfigError: it says no time, or one without any rest.
+    """
+    pause = duration(text)
+    if not pause:
+        msg = f"--every {text} leaves no time between two rounds; write 1s or more"
+        raise ConfigError(msg)
+    return pause
 
 
 def duration(text: str) -> timedelta:

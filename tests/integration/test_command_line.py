@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,6 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from evsession import Actor, SessionManager
+from evsession.cli import main
 from evsession.cli.app import app
 from tests.servers import Server
 
@@ -158,12 +160,14 @@ async def session_id(manager: SessionManager) -> str:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["history"], ["authenticated", "user ada", "cause revoked", "lost phone"]),
+        (["history"], [f"{datetime.now(UTC):%Y-%m-}", "authenticated", "user ada", "lost phone", "admin joe"]),
         (["show"], ["ended", "revoked", "ada"]),
         (["show", "--version", "2"], ['["tea","milk"]', "version", "theme", '"dark"']),
         (["diff", "--", "1", "2"], ['- cart = ["tea"]', '+ cart = ["tea","milk"]', '+ theme = "dark"']),
         (["diff", "--", "2", "3"], ['- theme = "dark"']),
         (["diff", "--", "3", "3"], ["no difference"]),
+        (["diff", "--", "0", "now"], ["no difference"]),
+        (["show", "--at", "now"], ["ended", "revoked"]),
         (["explain"], ["of user ada was revoked by admin joe at", "because: lost phone", "by", "authenticated"]),
     ],
 )
@@ -206,6 +210,27 @@ async def test_a_session_is_printed_for_programs(server: Server, session_id: str
     assert why["event"]["id"] == events[-1]["id"]
 
 
+def test_ctrl_c_while_it_is_loading_prints_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first third of a second is spent on imports, and whoever sees the typing error presses it then."""
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evsession.cli.app.app", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+
+
+@pytest.mark.parametrize("arguments", [["show", "--version", "5"], ["diff", "5", "1"], ["diff", "1", "5"]])
+async def test_a_version_that_is_yet_to_come_is_said(server: Server, session_id: str, arguments: list[str]) -> None:
+    """What the newest one looks like would be the answer to another question."""
+    name, *more = arguments
+    done = await command(name, session_id, *more, **settings(server))
+    assert done.exit_code == 1
+    assert "has no version 5; its last is 4" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -213,6 +238,12 @@ async def test_a_session_is_printed_for_programs(server: Server, session_id: str
         (["show", NOBODY, "--version", "1", "--at", "2026-11-21"], "contradict each other"),
         (["show", NOBODY, "--at", "yesterday"], "neither a version nor a time"),
         (["diff", NOBODY, "1", "x"], "neither a version nor a time"),
+        (["diff", NOBODY, "1", "2"], "existed at neither"),
+        (["show", NOBODY, "--at", "999999999d"], "an age such as 15m"),
+        (["replay", "--since", "999999999d"], "an age such as 15m"),
+        (["replay", "--until", "999999999d"], "an age such as 15m"),
+        (["stats", "--every", "0s"], "write 1s or more"),
+        (["archive", "--to", "x", "--every", "0s"], "write 1s or more"),
         (["explain", NOBODY], "Nothing is known of a session"),
         (["explain", "cookie.and.more"], "pass the public id"),
     ],

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -208,6 +209,22 @@ async def test_the_pictures_of_the_docs_can_be_drawn() -> None:
             assert "4111" not in picture
 
 
+@pytest.mark.parametrize("arguments", [["export", "--follow", "--since", "1h"], ["archive", "--every", "1m", "--to"]])
+async def test_ctrl_c_is_how_a_service_ends(
+    server: Server, manager: SessionManager, tmp_path: Path, arguments: list[str]
+) -> None:
+    """With 0, as it is no failure, and without a traceback."""
+    await story(manager)
+    place = [str(tmp_path)] if arguments[-1] == "--to" else []
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "evsession.cli", *arguments, *place,
+        env=os.environ | settings(server), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    service = Tail(process)
+    assert await service.line()
+    assert await service.interrupt() == (0, "")
+
+
 # ── stats, doctor ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -250,7 +267,7 @@ async def test_the_doctor_names_each_problem_with_its_fix(server: Server, manage
     assert {check["what"] for check in checks} == {
         "server", "settings", "memory", "feed", "workers", "sweeper", "log", "archive",
     }  # fmt: skip
-    for people in ("→ set appendonly yes", "1 running", "messages"):
+    for people in ("→ set appendonly yes", "1 running", "messages", "persistence none"):
         assert people in (await command("doctor", **settings(server))).stdout
 
 

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from evsession import Actor, AuditPolicy, ConfigError, SessionManager, SessionPolicy
-from evsession.audit.travel import parse_moment
+from evsession.cli.when import moment_of
 from evsession.errors import LogTrimmed
 from evsession.info import time_of
 from evsession.stores.memory import MemoryStore
@@ -205,14 +205,14 @@ async def test_a_redacted_value_is_in_no_reading(manager: SessionManager, caplog
 )
 def test_a_moment_as_text(text: str, moment: object) -> None:
     """A version, or a time as ISO 8601 has it, in UTC unless it says otherwise."""
-    assert parse_moment(text) == moment
+    assert moment_of(text) == moment
 
 
 @pytest.mark.parametrize("text", ["", "-1", "yesterday", "1.5", "2026-13-01"])
 def test_a_text_that_is_no_moment_is_refused(text: str) -> None:
     """With an example of each form."""
     with pytest.raises(ConfigError, match="write 7, or 2026-11-21T08:30:00"):
-        parse_moment(text)
+        moment_of(text)
 
 
 @dataclass
