@@ -71,11 +71,11 @@ class Positions:
                 low = middle
             else:
                 high = middle - 1
-        return _id_of(mine[(low - 1) * RECORD :]) if low else START.id
+        return id_of(mine[(low - 1) * RECORD :]) if low else START.id
 
     def _at(self, number: int) -> Position:
         record = self._packed[number * RECORD : (number + 1) * RECORD]
-        return Position(_id_of(record), bytes(record[ID:]))
+        return Position(id_of(record), bytes(record[ID:]))
 
     def _index(self, id_: bytes | bytearray) -> int:
         """Return how many records come before an id."""
@@ -99,5 +99,6 @@ def pack_id(id_: StreamId) -> bytes:
     return id_[0].to_bytes(6, "big") + min(id_[1], 2**32 - 1).to_bytes(4, "big")
 
 
-def _id_of(record: bytes | bytearray | memoryview) -> StreamId:
+def id_of(record: bytes | bytearray | memoryview) -> StreamId:
+    """Return the id that a record begins with."""
     return int.from_bytes(record[:6], "big"), int.from_bytes(record[6:ID], "big")
