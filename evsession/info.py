@@ -10,6 +10,7 @@ from typing import Any, Final
 from evsession.codec import Stored, idle_of
 from evsession.control import names_of
 from evsession.device import describe
+from evsession.errors import ConfigError
 from evsession.events import Changes
 
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
@@ -83,5 +84,12 @@ def time_of(milliseconds: int) -> datetime:
 
 
 def milliseconds_of(time: datetime) -> int:
-    """Return the millisecond of the server's clock that an aware time lies in."""
+    """Return the millisecond of the server's clock that a time lies in.
+
+    Raises:
+        ConfigError: the time has no zone.
+    """
+    if time.tzinfo is None:
+        msg = "a time without a zone names no moment; use datetime.now(UTC) or datetime(…, tzinfo=UTC)"
+        raise ConfigError(msg)
     return (time - _EPOCH) // timedelta(milliseconds=1)

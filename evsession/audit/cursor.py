@@ -54,9 +54,6 @@ class Cursor:
         Raises:
             ConfigError: the time has no zone.
         """
-        if time.tzinfo is None:
-            msg = "a time without a zone names no moment; use datetime.now(UTC) or datetime(…, tzinfo=UTC)"
-            raise ConfigError(msg)
         return cls({}, after(milliseconds_of(time)))
 
     def text(self) -> str:

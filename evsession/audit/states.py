@@ -13,7 +13,7 @@ from evsession.audit.pages import LAST_ID
 from evsession.audit.reader import Reader
 from evsession.audit.record import readable
 from evsession.audit.stream import BEGINNING, Stream
-from evsession.audit.travel import PastState, check
+from evsession.audit.travel import PastState
 from evsession.codec import unpack_event
 from evsession.errors import LogTrimmed
 from evsession.folding import Folding
@@ -31,7 +31,6 @@ def read_states(reader: Reader, at: datetime | None) -> AsyncIterator[PastState]
     """Return all sessions that lived at a moment; see `Audit.states`."""
     if at is None:
         return _read(reader, LAST_ID)
-    check(at)
     return _read(reader, (milliseconds_of(at), LAST_ID[1]))
 
 

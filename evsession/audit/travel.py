@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -10,9 +10,9 @@ from typing import Any, Final
 from evsession.audit.reader import MAX_WALK, Reader
 from evsession.audit.record import readable, recorded
 from evsession.codec import unpack_event
-from evsession.errors import ConfigError, LogTrimmed
+from evsession.errors import LogTrimmed
 from evsession.events import Cause, RecordedEvent
-from evsession.info import time_of
+from evsession.info import milliseconds_of, time_of
 from evsession.state import Snapshot, diff, evolve
 from evsession.wire import Entry, Line, entry_of, line_of, parse_id
 
@@ -107,7 +107,6 @@ class Difference:
 
 async def read_state(reader: Reader, session_id: str, moment: Moment) -> PastState | None:
     """Return a session as it was; see `Audit.state_at`."""
-    check(moment)
     entries = await _up_to(reader, session_id, moment)
     return _folded(entries) if entries else None
 
@@ -119,27 +118,24 @@ async def read_difference(reader: Reader, session_id: str, a: Moment, b: Moment)
     return Difference(before=before, after=after, set=changes.set_, unset=changes.unset)
 
 
-def check(moment: Moment) -> None:
-    """Raise `ConfigError` for a time without a zone."""
-    if isinstance(moment, datetime) and moment.tzinfo is None:
-        msg = "a time without a zone names no moment; use datetime.now(UTC) or datetime(…, tzinfo=UTC)"
-        raise ConfigError(msg)
-
-
-def _is_after(entry: Entry, moment: Moment) -> bool:
-    return entry.version > moment if isinstance(moment, int) else time_of(entry.id[0]) > moment
+def _is_until(moment: Moment) -> Callable[[Entry], bool]:
+    if isinstance(moment, int):
+        return lambda entry: entry.version <= moment
+    last = milliseconds_of(moment)
+    return lambda entry: entry.id[0] <= last
 
 
 async def _up_to(reader: Reader, session_id: str, moment: Moment) -> Sequence[Entry]:
     """Return a session's events from its first up to a moment."""
+    is_until = _is_until(moment)
     page = list(await reader.newest(session_id, _PAGE))
-    kept = [entry for entry in page if not _is_after(entry, moment)]
+    kept = list(filter(is_until, page))
     while page and page[0].version > 1:
         first = page[0]
         page = list(await reader.before(session_id, first.id, MAX_WALK))
         if not page:
             raise LogTrimmed(f"session {session_id}", time_of(first.id[0]))
-        kept = [*(entry for entry in page if not _is_after(entry, moment)), *kept]
+        kept = [*filter(is_until, page), *kept]
     return kept
 
 
