@@ -10,9 +10,9 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hmac import compare_digest
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Literal, Protocol
 
-from evsession.canonical import dumps_to_keep
+from evsession.canonical import dumps_to_keep, is_flat
 from evsession.chain import control_tag
 from evsession.codec import Stored, unpack_event
 from evsession.config import CachePolicy
@@ -35,8 +35,6 @@ from evsession.wire import (
     split_message,
     unpack_notice,
 )
-
-_CONTAINERS: Final = frozenset((dict, list, tuple))
 
 TOUCHES: Final = 10
 """How often in an idle timeout the deadline of a session in use is moved.  Source: design, ten at most."""
@@ -105,11 +103,6 @@ class Cached:
     def sid(self) -> str:
         """The session."""
         return self.stored.snapshot.sid
-
-
-def is_flat(data: Mapping[str, Any]) -> bool:
-    """Tell whether no value is a container, so that a copy of the top level is a copy of all."""
-    return _CONTAINERS.isdisjoint(map(type, data.values()))  # canonical data has no subclasses
 
 
 def _revocation(id_: StreamId, change: Notice | Entry) -> Revocation | None:

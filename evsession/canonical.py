@@ -16,6 +16,7 @@ from evsession.errors import CodecError, SessionTooLarge
 
 _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+_CONTAINERS = frozenset((dict, list, tuple))
 
 
 class DataLimits(Protocol):
@@ -49,6 +50,11 @@ def dumps_to_keep(value: object) -> bytes:
 
 loads: Final[Callable[[bytes], Any]] = orjson.loads
 """Returns the value of a JSON text; the caller owns it."""
+
+
+def is_flat(data: Mapping[str, Any]) -> bool:
+    """Tell whether no value is a container, so that a copy of the top level is a copy of all."""
+    return _CONTAINERS.isdisjoint(map(type, data.values()))  # canonical data has no subclasses
 
 
 def check_scalar(key: str, value: object) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar, cast
 
-from evsession.canonical import check_key, check_scalar, check_value, dumps, loads
+from evsession.canonical import check_key, check_scalar, check_value, dumps, is_flat, loads
 from evsession.codec import Stored
 from evsession.config import SessionPolicy
 from evsession.control import name_of
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 M = TypeVar("M")
 
 _NOTHING: Final[Mapping[str, Any]] = {}
-_CONTAINERS: Final = frozenset((dict, list, tuple))
 
 _fill: Final = dict.update
 """Copies a dict into an empty one; half the price of its constructor."""
@@ -455,7 +454,7 @@ class Session(dict[str, Any]):
             self._move(stored, diff(expected, self))
         else:
             self.base = stored
-            self._flat = _CONTAINERS.isdisjoint(map(type, stored.snapshot.data.values()))
+            self._flat = is_flat(stored.snapshot.data)
             self.modified = False
         self._login, self._ends, self._rotate = None, None, False
         self.is_dead = self.is_dead and stored is None

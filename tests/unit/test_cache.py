@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from evsession.cache import ENTRY_OVERHEAD, MAX_SENT, MAX_SENT_BYTES, MAX_TOMBSTONES, Cache, UnfedCache, is_flat
+from evsession.cache import ENTRY_OVERHEAD, MAX_SENT, MAX_SENT_BYTES, MAX_TOMBSTONES, Cache, UnfedCache
+from evsession.canonical import is_flat
 from evsession.config import CachePolicy
 from evsession.events import Authenticated, Created, Ended, Event, Renewed, Updated
 from evsession.view import CONTROL, BeatReply

@@ -15,8 +15,7 @@ from uuid import UUID
 import orjson
 import pytest
 
-from evsession.cache import is_flat
-from evsession.canonical import dumps
+from evsession.canonical import dumps, is_flat
 from evsession.codec import Stored
 from evsession.config import SessionPolicy
 from evsession.errors import CodecError, InvalidUserId, ResponseStarted, SessionDetached, Unsupported
