@@ -34,6 +34,15 @@ class Violation(Exception):
     """A promise was broken."""
 
 
+def breaks(simulation: Callable[[int], object], seed: int) -> bool:
+    """Tell whether a simulation breaks a promise with this seed."""
+    try:
+        simulation(seed)
+    except Violation:
+        return True
+    return False
+
+
 @dataclass(slots=True, eq=False)
 class Operation:
     """What one request is about to do: the only changes that may ever reach the log in its name."""
