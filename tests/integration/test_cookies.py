@@ -33,11 +33,6 @@ from tests.servers import Server
 NAME = COOKIE.encode()
 
 
-@pytest.fixture
-def manager() -> SessionManager:
-    return in_memory()
-
-
 async def _begun(manager: SessionManager, owner: str = "ann") -> Browser:
     browser = Browser()
     await browser.visit(app_of(manager), lambda session: session.update(owner=owner))

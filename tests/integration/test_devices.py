@@ -22,11 +22,6 @@ DAY = 86_400_000
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def manager(clock: Clock) -> SessionManager:
     return in_memory(clock=clock)
 

@@ -31,11 +31,6 @@ SOON = timedelta(seconds=1)  # less, and a busy machine is an outage
 HASTY = StorePolicy(command_timeout=SOON, connect_timeout=SOON, commit_timeout=SOON, probe_every=SOON / 30)
 
 
-@pytest.fixture
-def manager() -> SessionManager:
-    return in_memory()
-
-
 def failing(act: Act) -> Act:
     """Return a handler that does something and raises what nobody handles."""
 

@@ -17,11 +17,6 @@ POLICY = SessionPolicy(idle_timeout=timedelta(minutes=30), absolute_timeout=time
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def manager(clock: Clock) -> SessionManager:
     return in_memory(clock=clock, policy=POLICY)
 

@@ -39,11 +39,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def manager() -> SessionManager:
-    return in_memory()
-
-
 ENDS: list[tuple[str, Callable[[SessionManager, Browser], Awaitable[Any]]]] = [
     ("revoked", lambda manager, browser: manager.revoke(browser.session_id)),
     ("logout", lambda manager, browser: browser.twin().visit(app_of(manager), lambda session: session.logout())),

@@ -20,11 +20,6 @@ from tests.servers import Server
 UUID_42 = UUID("00000000-0000-4000-8000-000000000042")
 
 
-@pytest.fixture
-def manager() -> SessionManager:
-    return in_memory()
-
-
 # ── login ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

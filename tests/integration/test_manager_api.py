@@ -36,11 +36,6 @@ from tests.servers import Server
 NOBODY = "00AAAAAAAAAAAAAAAAAAAAAA"
 
 
-@pytest.fixture
-def manager() -> SessionManager:
-    return in_memory()
-
-
 # ── create, get ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -36,11 +36,6 @@ TWO = SessionPolicy(max_sessions=2)
 NO_MORE_THAN_TWO = SessionPolicy(max_sessions=2, on_limit="reject")
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 async def sign_in(manager: SessionManager, user: object = 42, browser: Browser | None = None) -> tuple[Browser, Answer]:
     """Return the browser in which a user tried to sign in, and the answer."""
     browser = browser or Browser()

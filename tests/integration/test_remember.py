@@ -17,11 +17,6 @@ SECONDS = 30 * 86_400
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def manager(clock: Clock) -> SessionManager:
     return in_memory(clock=clock, policy=POLICY)
 

@@ -25,11 +25,6 @@ QUICK = SessionPolicy(renew_after=timedelta(milliseconds=400), renew_grace=timed
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def manager(clock: Clock) -> SessionManager:
     return in_memory(clock=clock, policy=POLICY)
 

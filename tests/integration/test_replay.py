@@ -28,11 +28,6 @@ A_NODE = 130
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def manager(clock: Clock) -> SessionManager:
     return in_memory(MemoryStore(shards=4, clock=clock.server), clock=clock)
 

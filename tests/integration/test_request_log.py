@@ -48,11 +48,6 @@ def log(caplog: pytest.LogCaptureFixture) -> Log:
     return Log(caplog)
 
 
-@pytest.fixture
-def manager() -> SessionManager:
-    return in_memory()
-
-
 async def test_a_line_names_its_session(manager: SessionManager, log: Log) -> None:
     """By its id, with which its history is found; neither a value nor the token is in it."""
     app, browser = app_of(manager), Browser()

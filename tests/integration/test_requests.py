@@ -6,12 +6,7 @@ import pytest
 from starlette.requests import HTTPConnection
 
 from evsession import ConfigError, Session, SessionDetached, SessionManager, SessionMiddleware, session_of
-from tests.integration.apps import Act, Browser, app_of, in_memory, types_of
-
-
-@pytest.fixture
-def manager() -> SessionManager:
-    return in_memory()
+from tests.integration.apps import Act, Browser, app_of, types_of
 
 
 async def test_a_visitor_who_only_reads_costs_nothing(manager: SessionManager) -> None:

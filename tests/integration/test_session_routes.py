@@ -40,11 +40,6 @@ def app_of(manager: SessionManager, **options: Any) -> FastAPI:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def manager(clock: Clock) -> SessionManager:
     return in_memory(clock=clock, transports=("cookie", "bearer"))
 

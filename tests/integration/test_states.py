@@ -22,11 +22,6 @@ from tests.servers import Server
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def manager(clock: Clock) -> SessionManager:
     return in_memory(MemoryStore(shards=4, clock=clock.server), clock=clock)
 

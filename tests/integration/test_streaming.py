@@ -10,12 +10,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from evsession import CodecError, ResponseStarted, Session, SessionManager
-from tests.integration.apps import Act, Browser, app_of, in_memory, types_of
-
-
-@pytest.fixture
-def manager() -> SessionManager:
-    return in_memory()
+from tests.integration.apps import Act, Browser, app_of, types_of
 
 
 def streaming(act: Act) -> Act:

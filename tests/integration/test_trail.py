@@ -25,11 +25,6 @@ NOBODY = "00AAAAAAAAAAAAAAAAAAAAAA"
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def manager(clock: Clock) -> SessionManager:
     return in_memory(clock=clock)
 

@@ -20,11 +20,6 @@ def anyio_backend() -> str:
     return "trio"
 
 
-@pytest.fixture
-def manager() -> SessionManager:
-    return in_memory()
-
-
 async def test_this_is_trio() -> None:
     """Or the others would prove nothing."""
     assert trio.lowlevel.in_trio_run()

@@ -43,11 +43,6 @@ class StructCart(msgspec.Struct):
 CARTS: list[Any] = [PydanticCart, DataclassCart, StructCart]
 
 
-@pytest.fixture
-def manager() -> SessionManager:
-    return in_memory()
-
-
 @pytest.mark.parametrize("cart", CARTS)
 async def test_changing_a_field_is_an_event(manager: SessionManager, cart: Any) -> None:
     """One for each request that changed something, none for one that only looked."""

@@ -12,11 +12,6 @@ from evsession import CookiePolicy, ResponseStarted, SessionEnded, SessionManage
 from tests.integration.apps import Browser, app_of, in_memory, types_of
 
 
-@pytest.fixture
-def manager() -> SessionManager:
-    return in_memory()
-
-
 async def _begun(manager: SessionManager) -> Browser:
     browser = Browser()
     await browser.visit(app_of(manager), lambda session: session.update(owner="ann", seen=[]))
