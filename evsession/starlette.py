@@ -17,7 +17,6 @@ from starlette.datastructures import Secret
 from starlette.types import ASGIApp
 
 from evsession import middleware, session
-from evsession.codec import Stored
 from evsession.config import CookiePolicy, SameSite, SessionPolicy
 from evsession.conversation import Conversation
 from evsession.cookies import CookieRenderer
@@ -71,16 +70,10 @@ class Session(session.Session):
         dict.update(self, *args, **values)
 
     @classmethod
-    def of(
-        cls,
-        policy: SessionPolicy,
-        base: Stored | None = None,
-        flat: Mapping[str, Any] | None = None,
-        is_dead: bool = False,
-    ) -> Self:
-        """Return the session of a request."""
+    def of(cls, *args: Any, **values: Any) -> Self:
+        """Return the session of a request, made as evsession's own."""
         made = cls.__new__(cls)
-        session.Session.__init__(made, policy, base, flat, is_dead)
+        session.Session.__init__(made, *args, **values)
         return made
 
     def pop(self, key: str, *default: Any) -> Any:
