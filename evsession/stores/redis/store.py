@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from hiredis import ReplyError
@@ -71,15 +72,12 @@ EXPUNGED_AT_ONCE: Final = 1_000
 """Entries of the control log removed at once.  Source: a few milliseconds of the server's time."""
 
 MAX_KINDS: Final = 1_024
-"""How many kinds of commits are kept packed.  Source: four kinds in each of 256 shards, 1 KB a kind."""
+"""How many kinds of commits are kept packed, in a process.  Source: four kinds in each of 256 shards, 1 KB a kind."""
 
 SWEEP_TURN_MS: Final = 5_000
 """How long one worker sweeps a shard before another may.  Source: a few pauses between sweeps."""
 
 log = logging.getLogger("evsession.redis")
-
-_Kind = tuple[str, str, int, int, int, str]
-"""What calls of the commit script have in common: shard, type, timeouts, first version and condition."""
 
 
 class RedisStore:
@@ -101,7 +99,6 @@ class RedisStore:
         self.shards = tuple(f"{number:02x}" for number in range(shards))
         self._address = Address.parse(url)
         self._keys: dict[str, Keys] = {}
-        self._commits: dict[_Kind, Call] = {}
         self._index = RedisIndex(namespace, self._connected)
         self._worker = ""
         self._bound = 0
@@ -168,17 +165,6 @@ class RedisStore:
     async def raise_to(self, field: str, number: int) -> int:
         return int(await self._connected().run(RAISE, (meta_key(self.namespace),), field, number))
 
-    def _commit_call(self, commit: Commit, kind: _Kind) -> Call:
-        keys, ttls = self.keys(commit.sid[:2]), (b"%d" % ENDED_KEPT_MS, b"%d" % KEPT_PAST_ABSOLUTE_MS)
-        times = (b"%d" % commit.first_version, b"%d" % commit.idle, b"%d" % commit.absolute)
-        rest = (commit.type.encode(), commit.condition.encode(), keys.channel, b"PUBLISH", *ttls)
-        call = Call(COMMIT, (keys.log, keys.expiry, keys.end, keys.birth, keys.ended), times + rest)
-        if not commit.first_version and not commit.condition:
-            if len(self._commits) >= MAX_KINDS:
-                self._commits.clear()
-            self._commits[kind] = call
-        return call
-
     def commit(self, commit: Commit) -> Coroutine[Any, Any, CommitReply]:
         return self._commit(commit) if commit.entrance is None else self._enter_and_commit(commit, commit.entrance)
 
@@ -207,11 +193,10 @@ class RedisStore:
             sid, expected, event_id, first_version, prefix, body, idle, absolute, type_, condition, actor, context,
             data, worker_time, notice, _,
         ) = commit  # fmt: skip
-        shard, name = sid[:2], sid.encode()
-        kind = (shard, type_, idle, absolute, first_version, condition)
-        call = self._commits.get(kind) or self._commit_call(commit, kind)
+        keys, name = self.keys(sid[:2]), sid.encode()
+        call = _call_of(keys, (first_version, idle, absolute), type_, condition)
         words = (
-            self._keys[shard].snapshots + name,
+            keys.snapshots + name,
             name, expected, event_id, prefix, body, actor, context, data, b"%d" % worker_time, notice,
         )  # fmt: skip
         link = self._connected()
@@ -433,6 +418,20 @@ class RedisStore:
 
     async def advise(self) -> None:
         await advice.warn(self._connected().call)
+
+
+@lru_cache(MAX_KINDS)
+def _call_of(keys: Keys, numbers: tuple[int, int, int], type_: str, condition: str) -> Call:
+    """Return what packs the commits that have all these in common: first version and timeouts, type and condition."""
+    first_version, idle, absolute = (b"%d" % number for number in numbers)
+    return Call(
+        COMMIT,
+        (keys.log, keys.expiry, keys.end, keys.birth, keys.ended),
+        (
+            first_version, idle, absolute, type_.encode(), condition.encode(), keys.channel, b"PUBLISH",
+            b"%d" % ENDED_KEPT_MS, b"%d" % KEPT_PAST_ABSOLUTE_MS,
+        ),
+    )  # fmt: skip
 
 
 def _new_incarnation() -> str:
