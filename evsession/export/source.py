@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from contextlib import aclosing, suppress
@@ -12,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from evsession.audit.cursor import Cursor
-from evsession.audit.follow import POLL_EVERY, Follower, Since, cursor_of, end_of_all
+from evsession.audit.follow import POLL_EVERY, Follower, Since, cursor_of, end_of_all, is_cursor
 from evsession.audit.reader import Reader
 from evsession.audit.replay import end_of, in_order
 from evsession.audit.selection import SESSION_TYPES
@@ -33,6 +34,8 @@ REVOKED: Final = "named_revoked"
 IDLE: Final = 5.0
 """Seconds without a wanted event after which a follower tells how far it is, as the log goes on without one."""
 
+log = logging.getLogger("evsession.export")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
@@ -51,11 +54,14 @@ class Wanted:
         """Whether any events of sessions are wanted."""
         return self.types is None or bool(self.types - {REVOKED})
 
+    @property
+    def has_revocations(self) -> bool:
+        """Whether any revocations by name are wanted."""
+        return self.types is None or REVOKED in self.types
+
     def has(self, revocation: Record) -> bool:
         """Tell whether a revocation by name is wanted."""
-        if self.types is not None and REVOKED not in self.types:
-            return False
-        return self.user_id is None or revocation.name == f"user:{self.user_id}"
+        return self.has_revocations and (self.user_id is None or revocation.name == f"user:{self.user_id}")
 
 
 class Mark:
@@ -93,6 +99,7 @@ async def replayed(
         StoreUnavailable: store or archive did not answer.
         UnknownFormat: a newer version wrote one of them.
     """
+    await _warn_of_missing(manager, wanted, since)
     revocations = _revocations(manager, wanted, cursor_of(since), end_of(until))
     async with aclosing(revocations):
         revoked = await anext(revocations, None)
@@ -140,6 +147,7 @@ class Following:
             UnknownFormat: a newer version wrote it.
         """
         since = (await end_of_logs(self._manager)).text() if self._since == "now" else self._since
+        await _warn_of_missing(self._manager, self._wanted, since)
         sessions = cursor_of(since)
         follower, stream = self._readers(since)
         control, sources = sessions.at(CONTROL), self._sources(follower, stream)
@@ -194,6 +202,25 @@ async def _next_event(follower: Follower) -> tuple[Record, Cursor]:
 
 def _together(sessions: Cursor, control: Position) -> str:
     return Cursor({**sessions.positions, CONTROL: control}, sessions.elsewhere).text()
+
+
+async def _warn_of_missing(manager: SessionManager, wanted: Wanted, since: Since) -> None:
+    """Tell whether revocations by name may be missing, which leave the log when no session is as old.
+
+    An error would stop every export whose last revocation is that old, although most often nothing came after it.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
+    if not (wanted.has_revocations and is_cursor(since)) or manager.audit.archive is not None:
+        return
+    begin, counters = cursor_of(since).at(CONTROL).id, await manager.worker.store.counters(CONTROL)
+    if counters.trimmed and begin < counters.first:
+        log.warning(
+            "revocations by name between %s and %s are in the log no more, and may be missing from this export;"
+            " export more often than sessions live at most, or give the archive as well",
+            *(time_of(id_[0]).isoformat(timespec="seconds") for id_ in (begin, counters.first)),
+        )
 
 
 async def end_of_logs(manager: SessionManager) -> Cursor:

@@ -18,7 +18,7 @@ import pytest
 from evsession import Actor, SessionManager
 from evsession.audit.follow import cursor_of
 from evsession.canonical import dumps
-from evsession.export.source import Following, Wanted
+from evsession.export.source import Following, Wanted, replayed
 from evsession.view import CONTROL
 from tests.archive.logs import files_in
 from tests.conftest import until
@@ -169,6 +169,29 @@ async def test_a_cursor_behind_the_trimmed_end_says_so(server: Server, manager: 
         assert "give the archive as well" in done.stderr
     done = await command("export", *cursor, **settings(server), EVSESSION_ARCHIVE=str(tmp_path / "archive"))
     assert len(done.stdout.splitlines()) == 201
+
+
+@pytest.mark.parametrize(("type_", "is_told"), [("named_revoked", True), ("ended", False)])
+async def test_an_export_tells_of_revocations_that_it_may_have_missed(
+    manager: SessionManager, caplog: pytest.LogCaptureFixture, type_: str, is_told: bool
+) -> None:
+    """They leave Redis before the events of sessions do; whoever does not want them is not told."""
+    wanted, soon = Wanted(types=frozenset({type_})), timedelta(0)
+    await manager.revoke_user("eve", timeout=soon)
+    end = await manager.audit.end()
+    for tenant in ("acme", "umbrella"):
+        await manager.revoke_named("tenant", tenant, timeout=soon)
+    assert [record.name async for record in replayed(manager, Wanted(), end, None)] == [
+        "tenant:acme",
+        "tenant:umbrella",
+    ]
+    assert caplog.messages == []
+    assert await manager.worker.store.expunge(-1_000) == 2
+    assert len([record async for record in replayed(manager, wanted, end, None)]) == is_told
+    following = aiter(Following(manager, wanted, end, idle=0.05))
+    assert ((await anext(following))[0] is not None) is is_told
+    await following.aclose()  # type: ignore[attr-defined]
+    assert ["revocations by name between" in message for message in caplog.messages] == [True, True] * is_told
 
 
 async def test_the_cursor_of_a_filtered_export_moves_with_the_log(
