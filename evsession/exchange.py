@@ -74,7 +74,7 @@ class Exchange:
     """What this very request has revoked: whoever signs in with it does so knowing."""
 
     new_session: ClassVar[Callable[..., Session]] = Session
-    """Makes the session that a handler gets: policy, snapshot, whether that is flat, whether the token was dead."""
+    """Makes the session that a handler gets: policy, snapshot, its data if flat, whether the token was dead."""
 
     def __init__(
         self, manager: SessionManager, scope: Any, receive: Receive, send: Send, on_error: OnError | None = None
