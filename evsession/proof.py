@@ -18,7 +18,7 @@ from evsession.keys import AuditKeys, Keyring
 from evsession.state import Snapshot
 from evsession.store import Counters
 from evsession.tokens import is_sid
-from evsession.wire import START, StreamId, id_text, parse_id
+from evsession.wire import START, Line, StreamId, id_text, parse_id
 
 FaultKind = Literal[
     "foreign",  # an entry that has not the form of ours
@@ -161,7 +161,7 @@ class Prover:
 
     # ── entries ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def entry(self, shard: bytes, *line: bytes) -> None:
+    def entry(self, shard: bytes, line: Line) -> None:
         """Take in the next entry of a shard's log, and check it against all that came before in its session."""
         try:
             id_, type_, sid, number, previous, event_id, _, actor, context, data, key_id, head = line

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import astuple
 from typing import IO, Any, NamedTuple
 
 from evsession.audit.report import Report
-from evsession.audit.spill import Record, framed, unframed
+from evsession.audit.spill import SNAPSHOTS, Batch, framed, unframed
 from evsession.keys import AuditKeys
 from evsession.proof import Fault, Prover, Reach, Trace
 from evsession.stores.memory import KEPT_PAST_ABSOLUTE_MS
@@ -51,25 +51,34 @@ def may_have_lapsed(trace: Trace, now: int, absolute: int) -> bool:
     return now - since > (trace.remember or absolute) + KEPT_PAST_ABSOLUTE_MS
 
 
-def take_in(prover: Prover, records: Iterable[Record]) -> None:
-    """Tell a prover of some records: snapshots, whose shard is empty, and entries."""
-    for record in records:
-        if record[0]:
-            prover.entry(*record)
-        else:
-            prover.snapshot(record[1].decode(), record[2])
+def take_in(prover: Prover, batch: Batch) -> None:
+    """Tell a prover of some snapshots or entries."""
+    source, records = batch
+    if source == SNAPSHOTS:
+        for sid, packed in records:
+            prover.snapshot(sid.decode(), packed)
+    else:
+        for line in records:
+            prover.entry(source, line)
 
 
-def proved(batches: Iterable[Sequence[Record]], terms: Terms) -> Report:
+def finished(prover: Prover, terms: Terms, report: Report) -> Iterator[tuple[str, Trace]]:
+    """Yield each session of a part once the prover was told all of it, and count it in the report."""
+    for sid, trace in prover.finish(lambda trace: may_have_lapsed(trace, terms.now, terms.absolute)):
+        report.sessions += 1
+        if trace.is_partial:
+            report.add_not_checkable(sid)
+        yield sid, trace
+
+
+def proved(batches: Iterable[Batch], terms: Terms) -> Report:
     """Return what is wrong with the sessions of a part, and how many there are."""
     report = Report()
     prover = Prover(terms.keys, terms.reaches, report.add)
     for batch in batches:
         take_in(prover, batch)
-    for sid, trace in prover.finish(lambda trace: may_have_lapsed(trace, terms.now, terms.absolute)):
-        report.sessions += 1
-        if trace.is_partial:
-            report.add_not_checkable(sid)
+    for _ in finished(prover, terms, report):
+        pass
     return report
 
 
@@ -105,6 +114,6 @@ def main() -> None:
             gc.collect()
 
 
-def _batches(source: IO[bytes]) -> Iterator[Sequence[Record]]:
+def _batches(source: IO[bytes]) -> Iterator[Batch]:
     while batch := unframed(source):
         yield batch

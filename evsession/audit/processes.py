@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from anyio.abc import ByteReceiveStream, Process
 
 from evsession.audit.part import Terms, part_of
 from evsession.audit.report import Report
-from evsession.audit.spill import SIZE, Spill, framed, unmarshalled
+from evsession.audit.spill import SIZE, Spill, framed
 from evsession.audit.together import together
 from evsession.errors import ProcessDied
 
@@ -105,7 +106,7 @@ async def _answer(sink: ByteReceiveStream) -> Any:
     received = await sink.receive()
     while len(received) < SIZE.size or len(received) < SIZE.size + SIZE.unpack_from(received)[0]:
         received += await sink.receive()
-    return unmarshalled(received[SIZE.size :])
+    return marshal.loads(received[SIZE.size :])
 
 
 def _kill(process: Process) -> None:

@@ -1,13 +1,14 @@
 """Sorting more records than memory should hold into parts, on disk.
 
-A record is a tuple of bytes. On disk many of them stand together as Python marshals them, which takes a sixth of the
-time of any other form at hand (measured). Nobody else can open the files, so nothing foreign is ever read back.
+A record is a tuple of bytes, and comes from somewhere: the log of a shard, or the snapshots. On disk many of the same
+source stand together as Python marshals them, which takes a sixth of the time of any other form at hand (measured).
+Nobody else can open the files, so nothing foreign is ever read back.
 """
 
 from __future__ import annotations
 
 import marshal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from struct import Struct
 from tempfile import TemporaryFile
@@ -15,6 +16,12 @@ from types import TracebackType
 from typing import IO, Any, Final, Self
 
 Record = tuple[bytes, ...]
+
+SNAPSHOTS: Final = b""
+"""The source of snapshots; that of entries is the name of their shard."""
+
+Batch = tuple[bytes, list[Record]]
+"""A source, and records from there."""
 
 TOGETHER: Final = 128
 """Records of a part that are collected before they are written.  Source: 128 parts take 15 MB."""
@@ -29,7 +36,7 @@ SIZE: Final = Struct("<I")
 
 
 class Spill:
-    """Records in parts; one part stays in memory, several go to nameless files that nobody else can open.
+    """Records in parts, which go to nameless files that nobody else can open.
 
     Raises:
         OSError: the disk is full; set TMPDIR to one that is not.
@@ -37,9 +44,11 @@ class Spill:
 
     def __init__(self, parts: int) -> None:
         self.parts = parts
+        self.waiting: list[list[Record]] = [[] for _ in range(parts)]
+        """Where to append each part's records; call `relieve` now and then."""
+        self._source = SNAPSHOTS
         self._stack = ExitStack()
-        self._waiting: list[list[Record]] = [[] for _ in range(parts)]
-        self._files = [self._opened() for _ in range(parts if parts > 1 else 0)]
+        self._files = [self._opened() for _ in range(parts)]
 
     def _opened(self) -> IO[bytes]:
         return self._stack.enter_context(TemporaryFile(prefix="evsession-"))
@@ -50,16 +59,25 @@ class Spill:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.close()
 
-    def add(self, part: int, record: Record) -> None:
-        """Append a record to a part."""
-        waiting = self._waiting[part]
-        waiting.append(record)
-        if len(waiting) >= TOGETHER and self._files:
-            self._write(part)
+    def begin(self, source: bytes) -> None:
+        """Say where the records that come from now on are from.
 
-    def _write(self, part: int) -> None:
-        self._files[part].write(framed(self._waiting[part]))
-        self._waiting[part].clear()
+        Raises:
+            OSError: the disk is full.
+        """
+        self.relieve(1)
+        self._source = source
+
+    def relieve(self, least: int = TOGETHER) -> None:
+        """Write the records of parts where at least so many wait.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        for records, file in zip(self.waiting, self._files, strict=True):
+            if len(records) >= least:
+                file.write(framed((self._source, records)))
+                records.clear()
 
     def finish(self) -> int:
         """Write what is waiting, and return how many bytes there are in all; nothing may be added any more.
@@ -67,34 +85,24 @@ class Spill:
         Raises:
             OSError: the disk is full.
         """
-        for part, file in enumerate(self._files):
-            if self._waiting[part]:
-                self._write(part)
+        self.relieve(1)
+        for file in self._files:
             file.flush()
         return sum(file.tell() for file in self._files)
 
     def chunks(self, part: int) -> Iterator[bytes]:
         """Yield the records of a part, after `finish`, as `unframed` reads them."""
-        if not self._files:
-            yield from map(framed, self.batches(part))
-            return
         file = self._files[part]
         file.seek(0)
         while chunk := file.read(CHUNK):
             yield chunk
 
-    def batches(self, part: int) -> Iterator[Sequence[Record]]:
-        """Yield the records of a part in the order in which they came, some at once."""
-        if self._files:
-            self._write(part)
-            self._files[part].seek(0)
-            with suppress(EOFError):
-                while True:
-                    yield unframed(self._files[part])
-        else:
-            waiting = self._waiting[part]
-            for start in range(0, len(waiting), TOGETHER):
-                yield waiting[start : start + TOGETHER]
+    def batches(self, part: int) -> Iterator[Batch]:
+        """Yield the records of a part, after `finish`, in the order in which they came."""
+        self._files[part].seek(0)
+        with suppress(EOFError):
+            while True:
+                yield unframed(self._files[part])
 
 
 def framed(value: Any) -> bytes:
@@ -112,13 +120,4 @@ def unframed(file: IO[bytes]) -> Any:
     size = file.read(SIZE.size)
     if len(size) < SIZE.size:
         raise EOFError
-    return unmarshalled(file.read(*SIZE.unpack(size)))
-
-
-def unmarshalled(data: bytes) -> Any:
-    """Return a value that this process, or one that it started, has marshalled.
-
-    Raises:
-        EOFError: a part of it is missing.
-    """
-    return marshal.loads(data)
+    return marshal.loads(file.read(*SIZE.unpack(size)))

@@ -21,7 +21,7 @@ import anyio.lowlevel
 from evsession.audit.collector import collector_relaxed
 from evsession.audit.entries import Entries
 from evsession.audit.pages import LAST_ID, PAGE, all_pages, log_pages
-from evsession.audit.part import Terms, may_have_lapsed, take_in
+from evsession.audit.part import Terms, finished, may_have_lapsed, take_in
 from evsession.audit.processes import Processes
 from evsession.audit.report import Progress, Report, Trimmed
 from evsession.audit.revocations import revocation_faults
@@ -83,15 +83,17 @@ class Verification:
         self._started = 0.0
         self.now = 0
 
-    async def sessions(self) -> AsyncGenerator[Proved, None]:
+    async def sessions(self, parts: int = 0) -> AsyncGenerator[Proved, None]:
         """Verify everything, and yield each session once its events and its snapshot were proved.
+
+        `parts` is what `_begin` returned, if it was asked already.
 
         Raises:
             StoreUnavailable: the store did not answer.
             OSError: the disk is full.
         """
         with collector_relaxed():
-            parts = await self._begin()
+            parts = parts or await self._begin()
             for first in range(0, parts, MAX_PARTS):
                 with Spill(min(MAX_PARTS, parts - first)) as spill:
                     pile = await self._read(spill, first, parts)
@@ -108,8 +110,9 @@ class Verification:
             ProcessDied: a process was killed.
             OSError: the disk is full.
         """
-        if jobs == 1 or (parts := await self._begin()) == 1:
-            async for _ in self.sessions():
+        parts = await self._begin()
+        if min(jobs, parts) == 1:
+            async for _ in self.sessions(parts):
                 pass
             return
         with collector_relaxed():
@@ -122,7 +125,7 @@ class Verification:
             await self._end()
 
     def _handed_over(self, pile: _Pile) -> Callable[[int], None]:
-        total, so_far = max(1, pile.spill.finish()), 0
+        total, so_far = max(1, pile.bytes), 0
 
         def told(size: int) -> None:
             nonlocal so_far
@@ -144,7 +147,9 @@ class Verification:
             await self._note_ends()
         await self._read_snapshots(pile)
         for shard in self._shards:
+            spill.begin(shard.encode())
             await self._read_log(shard, pile)
+        pile.bytes = spill.finish()
         return pile
 
     async def _end(self) -> None:
@@ -171,24 +176,25 @@ class Verification:
                     self._shards.append(sid[:2])
                     self._lengths[sid[:2]] = 0
                 self.report.snapshots += pile.add_snapshot(sid.encode(), packed)
+            pile.spill.relieve()
 
     async def _read_log(self, shard: str, pile: _Pile) -> None:
-        end, name = (await self._store.counters(shard)).last, shard.encode()
+        end = (await self._store.counters(shard)).last
         expected = self._archived + sum(self._lengths.values())
         self._firsts.pop(shard, None)
         pages = self._pages(shard, end)
         page = await anext(pages, None)
         while page is not None:
             self._firsts.setdefault(shard, parse_id(page[0][0]))
-            page, _ = await together((anext(pages, None), self._take_in(pile, name, page, expected)))
+            page, _ = await together((anext(pages, None), self._take_in(pile, page, expected)))
         if end == START.id:  # an empty log: whatever the archive has was there before the snapshots were read
             self._scanned[shard] = LAST_ID
         self._firsts.setdefault(shard, end)
 
-    async def _take_in(self, pile: _Pile, shard: bytes, page: Sequence[Line], expected: int) -> None:
+    async def _take_in(self, pile: _Pile, page: Sequence[Line], expected: int) -> None:
         for _ in range(2):  # let the next page be asked for, which the server reads meanwhile
             await anyio.lowlevel.checkpoint()
-        self.report.events += pile.add_lines(shard, page)
+        self.report.events += pile.add_lines(page)
         self._progress("reading", self.report.events, max(self.report.events, expected))
 
     def _pages(self, shard: str, end: StreamId) -> AsyncIterator[Sequence[Line]]:
@@ -213,14 +219,11 @@ class Verification:
         terms = self._terms()
         prover = Prover(terms.keys, terms.reaches, self.report.add)
         for batch in pile.spill.batches(part):
-            pile.proved += len(batch)
+            pile.proved += len(batch[1])
             take_in(prover, batch)
             self._progress("proving", pile.proved, pile.records)
             await anyio.lowlevel.checkpoint()
-        for sid, trace in prover.finish(self.may_have_lapsed):
-            self.report.sessions += 1
-            if trace.is_partial:
-                self.report.add_not_checkable(sid)
+        for sid, trace in finished(prover, terms, self.report):
             yield Proved(sid, trace, prover.faults_of(sid))
 
     def _terms(self) -> Terms:
@@ -252,6 +255,7 @@ class _Pile:
         self.size = min(MAX_PARTS, of - first)
         self.records = 0
         self.proved = 0
+        self.bytes = 0
         self._first = first
         self._of = of
 
@@ -260,18 +264,19 @@ class _Pile:
         part = crc32(sid) % self._of - self._first
         if not 0 <= part < self.size:
             return False
-        self.spill.add(part, (b"", sid, packed))
+        self.spill.waiting[part].append((sid, packed))
         self.records += 1
         return True
 
-    def add_lines(self, shard: bytes, page: Sequence[Line]) -> int:
+    def add_lines(self, page: Sequence[Line]) -> int:
         """Take in entries; return how many are of parts that come neither later, nor came before."""
-        first, of, size, add, taken = self._first, self._of, self.size, self.spill.add, 0
+        first, of, size, waiting, taken = self._first, self._of, self.size, self.spill.waiting, 0
         for line in page:
             part = crc32(line[2] if len(line) > 2 else b"") % of - first
             if 0 <= part < size:
-                add(part, (shard, *line))
+                waiting[part].append(line)
                 taken += 1
+        self.spill.relieve()
         self.records += taken
         return taken
 

@@ -35,7 +35,7 @@ def proved(
     for sid, packed in world.snapshots.items():
         prover.snapshot(sid, packed)
     for entry in world.log:
-        prover.entry(b"00", *line_of(entry))
+        prover.entry(b"00", line_of(entry))
     traces = dict(prover.finish(lapsed))
     for sid in traces:
         assert prover.faults_of(sid) == {fault.kind for fault in faults if fault.session_id == sid}
@@ -102,8 +102,8 @@ async def test_a_type_that_is_no_text_is_unreadable() -> None:
     faults: list[Fault] = []
     prover = Prover(world.keys, {}, faults.append)
     id_, _, *others = line_of(world.log[1])
-    prover.entry(b"00", *line_of(world.log[0]))
-    prover.entry(b"00", id_, b"\xff", *others)
+    prover.entry(b"00", line_of(world.log[0]))
+    prover.entry(b"00", (id_, b"\xff", *others))
     assert [(fault.kind, fault.version) for fault in faults] == [("unreadable", 2)]
 
 
@@ -137,8 +137,8 @@ async def test_an_entry_in_another_log_is_misplaced() -> None:
     world, sid = await story(created())
     faults: list[Fault] = []
     prover = Prover(world.keys, {}, faults.append)
-    prover.entry(b"01", *line_of(world.log[0]))
-    prover.entry(b"01", *line_of(world.log[0]))
+    prover.entry(b"01", line_of(world.log[0]))
+    prover.entry(b"01", line_of(world.log[0]))
     assert [(fault.kind, fault.shard, fault.session_id) for fault in faults] == [("misplaced", "01", sid)]
 
 
@@ -147,7 +147,7 @@ async def test_what_is_no_entry_is_foreign(line: tuple[bytes, ...]) -> None:
     """Too few fields, no number, no session."""
     faults: list[Fault] = []
     prover = Prover((await story(created()))[0].keys, {}, faults.append)
-    prover.entry(b"00", *line)
+    prover.entry(b"00", line)
     assert [(fault.kind, fault.shard, fault.session_id, fault.id) for fault in faults] == [("foreign", "00", "", "1-1")]
 
 

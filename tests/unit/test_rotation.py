@@ -68,5 +68,5 @@ async def test_without_the_old_key_what_it_made_is_told_and_what_came_after_is_s
         lambda fault: faults.append((fault.session_id, fault.kind)),
     )  # fmt: skip
     for entry in world.log:
-        prover.entry(b"00", *line_of(entry))
+        prover.entry(b"00", line_of(entry))
     assert faults == [(old, "unknown_key")]
