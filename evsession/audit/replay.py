@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Final
 
 from evsession.audit.cursor import Cursor
+from evsession.audit.pages import PAGE
 from evsession.audit.reader import LAST_ID, Reader
 from evsession.audit.selection import Selection, Sieve
-from evsession.audit.stream import PAGE, Stream
+from evsession.audit.stream import Stream
 from evsession.audit.together import together
 from evsession.events import RecordedEvent
 from evsession.wire import Entry, StreamId

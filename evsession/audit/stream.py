@@ -8,18 +8,13 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Final
 
 from evsession.audit.cursor import after, is_proof
+from evsession.audit.pages import PAGE
 from evsession.audit.reader import Reader
 from evsession.audit.together import together
 from evsession.errors import LogTrimmed
 from evsession.info import time_of
 from evsession.store import Counters
 from evsession.wire import START, Entry, Line, Position, StreamId, entry_of, id_text, line_of, parse_id
-
-PAGE: Final = 500
-"""Entries that are read at once.
-
-Source: 200 KB and 1 ms of the server's time, which requests wait for; of 1,000, the first have left the processor's
-caches when the last are there."""
 
 REMEMBERED: Final = 64
 """Ends of pages that are kept, to find after a failover where the new history leaves the old one."""
