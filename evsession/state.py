@@ -152,13 +152,24 @@ def _data_after(data: Mapping[str, Any], event: Changes) -> Mapping[str, Any]:
 def marks_after(
     marks: Mapping[str, int], set_: Mapping[str, Any], unset: Sequence[str], redacted: Sequence[str], version: int
 ) -> Mapping[str, int]:
-    """Return what is marked after changes: no longer what they replace, and anew what is secret in them."""
-    if marks and (set_ or unset):
+    """Return what is marked after changes: no longer what they replace, and anew what is secret in them.
+
+    What they leave alone is the very same mapping.
+    """
+    if marks and _are_replaced(marks, set_, unset):
         marks = {path: since for path, since in marks.items() if (key := key_of(path)) not in set_ and key not in unset}
     if not redacted:
         return marks
     since_now = dict.fromkeys(redacted, version)
     return {**marks, **since_now} if marks else since_now
+
+
+def _are_replaced(marks: Mapping[str, int], set_: Mapping[str, Any], unset: Sequence[str]) -> bool:
+    # A generator would take twice as long, and each change of a session with a secret value passes here.
+    for path in marks:  # noqa: SIM110
+        if (key := key_of(path)) in set_ or key in unset:
+            return True
+    return False
 
 
 @lru_cache(maxsize=4096)
