@@ -19,7 +19,7 @@ from evsession.canonical import dumps, dumps_to_keep, loads
 from evsession.chain import ENDED, LIVE, head_of
 from evsession.errors import CodecError, CorruptSnapshot, UnknownFormat
 from evsession.events import Authenticated, Created, Ended, Event, Phase, Renewed, Updated
-from evsession.redaction import redact, redact_snapshot
+from evsession.redaction import redact_changes, redact_snapshot
 from evsession.state import NEVER_RENEWED, Renewal, Snapshot
 from evsession.wire import id_text, parse_id
 
@@ -225,13 +225,16 @@ Data says its version under ``v``; without one it is version 0.
 
 def pack_event(event: Event, redact_key: bytes, sid: str, version: int, upcasters: Upcasters = UPCASTERS) -> bytes:
     """Return an event's facts and changes as JSON, secret values as digests."""
+    return pack_shown(event, redact_changes(redact_key, sid, version, event), upcasters)
+
+
+def pack_shown(event: Event, shown: Mapping[str, Any], upcasters: Upcasters = UPCASTERS) -> bytes:
+    """Return the same as `pack_event`, given the values as the log has them."""
     data = _facts(event)
     if upcasters and (steps := upcasters.get(type_of(event))):
         data["v"] = len(steps)
-    if event.redacted:
-        data["set"] = redact(redact_key, sid, event.set_, dict.fromkeys(event.redacted, version))
-    elif event.set_:
-        data["set"] = event.set_
+    if shown:
+        data["set"] = shown
     if event.unset:
         data["unset"] = event.unset
     if event.redacted:

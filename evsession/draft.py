@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from evsession.canonical import DataLimits, check_key, check_size, check_value, dumps, dumps_to_keep, loads
 from evsession.chain import FIRST, Heads
-from evsession.codec import Stored, idle_of, pack_body, pack_event, pack_prefix, split_body, status_of, type_of
+from evsession.codec import Stored, idle_of, pack_body, pack_prefix, pack_shown, split_body, status_of, type_of
 from evsession.events import Authenticated, Changes, Ended, Event, Updated
 from evsession.keys import Keyring
-from evsession.redaction import Redactor, redact_snapshot
+from evsession.redaction import NOTHING, Carried, Redactor, redact_changes, redact_snapshot
 from evsession.state import Snapshot, evolve, key_of
 from evsession.store import EVENT_KEY, Commit, Condition
 from evsession.wire import START, Notice, tagged
@@ -70,6 +71,7 @@ class Drafter:
         head_key, self._redact_key = _audit_keys(keys)
         self._heads = Heads(head_key)
         self._redactor = redactor
+        self._carried = Carried()
         self._limits = limits
         self.idle = idle
         self.absolute = absolute
@@ -122,11 +124,17 @@ class Drafter:
         version, type_, key_id = snapshot.version, type_of(event), self._message_key_id
         previous, expected = (FIRST, b"") if base is None else (base.head, base.head)
         name, number = sid.encode(), b"%d" % version
-        data = pack_event(event, self._redact_key, sid, version)
+        shown = redact_changes(self._redact_key, sid, version, event) if event.redacted else event.set_
+        data = pack_shown(event, shown)
         link = self._heads.link(previous, (name, number, type_.encode(), event_id, actor, context, data))
         body = pack_body(snapshot, raw)
-        covered = body if not snapshot.marks else self._redacted(snapshot, raw, body)
+        covered = body
+        if snapshot.marks:
+            shown = self._shown(base, snapshot, shown)
+            covered = _redacted(snapshot, raw, body, shown)
         head = self._heads.head(link, name, number, status_of(snapshot), covered)
+        if snapshot.marks:
+            self._carried.keep(head, shown)
         told = b"" if event.redacted else data
         notice = Notice(START, START.id, sid, version, previous, head, link, event_id, key_id, type_, told)
         # By position, as are all of these tuples here: 16 names cost a microsecond more (measured).
@@ -138,15 +146,26 @@ class Drafter:
         kept = base if type(event) is Updated and not absolute else None
         return Draft(commit, notice, snapshot, raw, head, link, self._audit_id, kept)
 
-    def _redacted(self, snapshot: Snapshot, raw: bytes, body: bytes) -> bytes:
-        """Return the form of a living session's body that heads cover, made from the body itself: only data differ."""
-        before, after = split_body(body, raw)
-        return before + dumps(redact_snapshot(self._redact_key, snapshot)) + after
+    def _shown(self, base: Stored | None, snapshot: Snapshot, news: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what the log has of each key with a secret value: as in the base, or as the event sets it."""
+        known = self._carried.take(base.head) if base is not None else NOTHING
+        if known and base is not None and snapshot.marks is base.snapshot.marks:
+            return known
+        keys, known = {key_of(path) for path in snapshot.marks}, {**known, **news}
+        if not keys <= known.keys():
+            known = redact_snapshot(self._redact_key, snapshot)
+        return {key: known[key] for key in keys}
 
     def _idle(self, base: Stored | None, event: Event) -> int:
         if isinstance(event, Authenticated):
             return max(self.idle, event.remember)
         return self.idle if base is None else idle_of(base, self.idle)
+
+
+def _redacted(snapshot: Snapshot, raw: bytes, body: bytes, shown: Mapping[str, Any]) -> bytes:
+    """Return the form of a living session's body that heads cover, made from the body itself: only data differ."""
+    before, after = split_body(body, raw)
+    return before + dumps({**snapshot.data, **shown}) + after
 
 
 def _sealed_anew(before: Snapshot, event: Event) -> Event:

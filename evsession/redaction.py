@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from fnmatch import translate
 from functools import lru_cache
@@ -14,6 +15,16 @@ from evsession.keys import mac
 from evsession.state import Snapshot, diff, key_of
 
 PREFIX: Final = "redacted:"
+MAX_STATES: Final = 4_096
+"""Newest states with secret values that a worker knows the digests of; older ones are digested again.
+
+Source: 0.4 KiB each with one digest, 1.6 with the most (`tracemalloc`), so 2 to 6 MiB.
+"""
+
+MAX_DIGESTS: Final = 8
+"""Digests of a state that are known; with more, none is.  Source: sessions have one or two secret values."""
+
+NOTHING: Final[Mapping[str, Any]] = {}
 _CONTAINERS: Final = (dict, list, tuple)
 _MAPPINGS: Final = (dict, Mapping)  # in this order: to ask for a `Mapping` takes ten times as long
 
@@ -88,6 +99,40 @@ def redact(key: bytes, sid: str, data: Mapping[str, Any], marks: Mapping[str, in
         else:
             _replace(result, path.split("/")[1:], lambda value, p=path, v=version: digest(key, sid, v, p, value))
     return result
+
+
+def redact_changes(key: bytes, sid: str, version: int, changes: Changes) -> Mapping[str, Any]:
+    """Return the values that changes set as the log has them."""
+    return redact(key, sid, changes.set_, dict.fromkeys(changes.redacted, version))
+
+
+class Carried:
+    """What stands in the place of secret values in the newest states that a worker made, by the name of their key.
+
+    So a value is digested once, and not again at each commit after. It stands under the head of the state: a head
+    covers the redacted data, so whatever has the same head has the same digests, and under another key the head is
+    another one. Nothing is kept here but digests.
+    """
+
+    __slots__ = ("_by_head",)
+
+    def __init__(self) -> None:
+        self._by_head: OrderedDict[bytes, Mapping[str, Any]] = OrderedDict()
+
+    def take(self, head: bytes) -> Mapping[str, Any]:
+        """Return what is known of a state, and forget it: a commit on it leads to the next one."""
+        return self._by_head.pop(head, NOTHING)
+
+    def keep(self, head: bytes, shown: Mapping[str, Any]) -> None:
+        """Know from now on what stands in a state for each key that has secrets, as far as the limits allow."""
+        if len(shown) > MAX_DIGESTS:
+            return
+        for value in shown.values():
+            if type(value) is not str:  # with secret values deeper in it, and others beside them
+                return
+        self._by_head[head] = shown
+        if len(self._by_head) > MAX_STATES:
+            self._by_head.popitem(last=False)
 
 
 def without(data: Mapping[str, Any], marks: Mapping[str, int]) -> Changes:

@@ -163,6 +163,16 @@ def test_a_secret_stands_in_the_body_alone() -> None:
     assert unpack_notice(START, (1, 0), commit.notice).data == b""
 
 
+def test_a_secret_is_digested_once() -> None:
+    """A later commit takes the digest from the state that it is based on; a worker that has not made it does not."""
+    drafter, later = _drafter(), Updated(set_={"n": 1})
+    first = Created(set_={"password": "a"}, redacted=("/password",), secret="s" * 43, control="")
+    base = drafter.draft(None, SID, first, STAMP).accepted(TAIL)
+    forged = base._replace(snapshot=base.snapshot._replace(data={"password": "b"}))  # no base has the head of another
+    right, wrong = (_drafter().draft(stored, SID, later, STAMP).head for stored in (base, forged))
+    assert drafter.draft(forged, SID, later, STAMP).head == right != wrong
+
+
 def test_a_message_is_tagged_with_the_key_that_it_names() -> None:
     """So that who can only publish cannot write sessions."""
     keys = Keyring(KEY, namespace="shop")

@@ -8,7 +8,18 @@ import pytest
 
 from evsession.config import DEFAULT_REDACT
 from evsession.events import Changes
-from evsession.redaction import PREFIX, Redactor, digest, redact, redact_snapshot, without
+from evsession.redaction import (
+    MAX_DIGESTS,
+    MAX_STATES,
+    PREFIX,
+    Carried,
+    Redactor,
+    digest,
+    redact,
+    redact_changes,
+    redact_snapshot,
+    without,
+)
 from evsession.state import Snapshot
 
 KEY = b"k" * 32
@@ -127,6 +138,50 @@ def test_a_digest_says_what_it_is_and_not_what_it_was() -> None:
     assert len(text) == len(PREFIX) + 32
     assert text != digest(b"o" * 32, "s", 1, "/pin", "1234")
     assert "1234" not in text
+
+
+def test_changes_are_redacted_at_the_version_that_they_make() -> None:
+    """And those without a secret are what they are."""
+    changes = Changes(set_={"pin": 1, "n": 2}, redacted=("/pin",))
+    assert redact_changes(KEY, "s", 4, changes) == {"pin": digest(KEY, "s", 4, "/pin", 1), "n": 2}
+    assert redact_changes(KEY, "s", 4, Changes(set_={"n": 2})) == {"n": 2}
+
+
+# ── what is carried from commit to commit ────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_digests_of_a_state_are_known_until_a_commit_leads_on() -> None:
+    """By its head; of another state nothing is known."""
+    carried = Carried()
+    carried.keep(b"head", {"pin": "redacted:1"})
+    assert carried.take(b"other") == {}
+    assert carried.take(b"head") == {"pin": "redacted:1"}
+    assert carried.take(b"head") == {}
+
+
+def test_only_so_many_states_are_known() -> None:
+    """The oldest goes."""
+    carried = Carried()
+    for number in range(MAX_STATES + 1):
+        carried.keep(b"%d" % number, {"pin": "redacted:1"})
+    assert carried.take(b"0") == {}
+    assert carried.take(b"1") == carried.take(b"%d" % MAX_STATES) == {"pin": "redacted:1"}
+
+
+def test_a_state_is_known_up_to_so_many_digests() -> None:
+    """Memory stays bounded, whatever a session holds."""
+    carried, most = Carried(), {f"pin{number}": "redacted:1" for number in range(MAX_DIGESTS)}
+    carried.keep(b"most", most)
+    carried.keep(b"more", most | {"pin": "redacted:1"})
+    assert (carried.take(b"most"), carried.take(b"more")) == (most, {})
+
+
+@pytest.mark.parametrize("value", [{"pin": "redacted:1", "name": "x"}, ["redacted:1"], 1])
+def test_nothing_but_digests_is_kept(value: Any) -> None:
+    """A container with a secret deep in it may be long, and is none."""
+    carried = Carried()
+    carried.keep(b"head", {"pin": "redacted:1", "bank": value})
+    assert carried.take(b"head") == {}
 
 
 def test_what_is_known_as_a_digest_only_can_be_removed() -> None:
