@@ -18,18 +18,14 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 def address_of(scope: Mapping[str, Any], policy: AuditPolicy) -> str | None:
     """Return the client's address as the policy allows it; None where it is not known."""
-    if policy.address == "none":
+    kind = policy.address
+    if kind == "none":
         return None
-    text: str | None = _peer(scope)
-    if policy.trusted_proxies and _is_trusted(_peer(scope), policy.trusted_proxies):
-        text = _client(_forwarded(scope), policy.trusted_proxies)
-    return None if text is None else _shown(text, policy.address == "full")
-
-
-def _peer(scope: Mapping[str, Any]) -> str:
-    """Return who is at the other end of the connection; a unix socket has no address."""
     client = scope.get("client")
-    return str(client[0]) if client and client[0] else UNIX
+    text: str | None = str(client[0]) if client and client[0] else UNIX  # a unix socket has no address
+    if policy.trusted_proxies and _is_trusted(text, policy.trusted_proxies):
+        text = _client(_forwarded(scope), policy.trusted_proxies)
+    return None if text is None else _shown(text, kind == "full")
 
 
 def _forwarded(scope: Mapping[str, Any]) -> Iterator[str]:

@@ -53,9 +53,10 @@ def context_of(scope: Mapping[str, Any], policy: AuditPolicy, worker: str, trace
     `trace` is the `traceparent` of the span that is current, if this worker traces.
     """
     method, route, address = scope.get("method", "WEBSOCKET"), route_of(scope), address_of(scope, policy)
-    ticket = _ticket()
-    if not policy.request_ids and policy.context is None and not ticket:
+    now = acting.get()
+    if (now is None or now.ticket is None) and policy.context is None and not policy.request_ids:
         return _usual(worker, method, route, address)
+    ticket = _ticket()
     own = _ids(scope, trace) if policy.request_ids else {}
     if policy.context is not None:
         own |= _provided(scope, policy)
@@ -113,11 +114,12 @@ def _packed(facts: Mapping[str, Any]) -> bytes:
 
 def route_of(scope: Mapping[str, Any]) -> str:
     """Return the route's template, never the path: paths hold ids, and what a client writes."""
-    route = scope.get("route")
-    template = getattr(route, "path_format", None) or getattr(route, "path", None)
-    if template is None:
-        template = getattr(scope.get("endpoint"), "__qualname__", "")
-    return str(template)[:MAX_TEXT]
+    template, route = None, scope.get("route")
+    if route is not None:
+        template = getattr(route, "path_format", None) or getattr(route, "path", None)
+    if template is None and (endpoint := scope.get("endpoint")) is not None:
+        template = getattr(endpoint, "__qualname__", None)
+    return "" if template is None else str(template)[:MAX_TEXT]
 
 
 def device_of(scope: Mapping[str, Any], policy: AuditPolicy) -> bytes:
