@@ -32,7 +32,7 @@ from evsession.archive.reader import Archive
 from evsession.archive.rejoin import stand, start_of
 from evsession.archive.segment import Segment, check_file
 from evsession.archive.signing import Signer, Trusted
-from evsession.errors import CorruptArchive, StoreUnavailable
+from evsession.errors import ConfigError, CorruptArchive, StoreUnavailable
 from evsession.store import Store, Turn
 from evsession.view import CONTROL
 from evsession.wire import Line, StreamId, parse_id
@@ -118,6 +118,7 @@ class Archiver:
 
         Raises:
             ArchiveUnavailable: the target cannot be written or read back; the log keeps everything.
+            ConfigError: the target is not the one that was archived into before.
             CorruptArchive: what was read back is not what was written, or the archive is not this namespace's.
             StoreUnavailable: the store did not answer; running it again goes on from there.
         """
@@ -182,10 +183,23 @@ class Run:
 
     async def all(self) -> ShardReport:
         """Write files until the log's end is in one of them, then trim."""
+        await self._require_last()
         await self._archive.target.tidy(self._archive.path(self._shard, ""))
         while await self._adopt() or await self._write():
             pass
         return ShardReport(self._shard, self._events, self._files, await self._trim(), await self._expire())
+
+    async def _require_last(self) -> None:
+        """Refuse a place without the file that was archived last, before the chain is torn into two places."""
+        number, place = self._checkpoint.number, self._archive
+        if number == 0 or await place.found(self._shard, number) is not None:
+            return
+        msg = (
+            f"at {place.target} there is no {place.path(self._shard, manifest_name(number))}, which was archived last:"
+            " is the place mistyped, or not mounted? If its files were lost, bring them back from a copy, or delete the"
+            f" key {{{place.namespace}:{self._shard}}}:{JOB} to begin anew with what the log still has"
+        )
+        raise ConfigError(msg)
 
     # ── a file that is there already ─────────────────────────────────────────────────────────────────────────────────
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 
-from evsession.errors import ConfigError, EvsessionError
+from evsession.errors import ConfigError, EvsessionError, StoreUnavailable
 
 if TYPE_CHECKING:
     from evsession.manager import SessionManager
@@ -105,8 +105,13 @@ async def reading(app: str | None) -> AsyncIterator[SessionManager]:
         ConfigError: there is no such manager, or nothing to read.
         StoreUnavailable: the store did not answer.
     """
-    async with manager_of(app).reading() as manager:
-        yield manager
+    try:
+        async with manager_of(app).reading() as manager:
+            yield manager
+    except StoreUnavailable as error:
+        if not error.outcome_unknown:
+            raise
+        raise StoreUnavailable(error.retry_after, error.detail) from error  # what only reads may be repeated
 
 
 @asynccontextmanager

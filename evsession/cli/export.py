@@ -72,7 +72,7 @@ def export(
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        where = error.filename or "the output"
+        where = error.filename or out or "the output"
         fail(f"{where} cannot be written: {error.strerror}; mend that, or pass --out and --cursor elsewhere")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -69,6 +70,30 @@ async def test_a_place_without_what_was_archived_is_refused(
     assert WAY_OUT in shown.stderr
     async with reader(server, str(tmp_path / "audit")).reading() as right:
         assert len(await right.audit.history(sid)) == 151
+
+
+async def test_an_archiver_goes_on_only_where_its_last_file_is(
+    server: Server, manager: SessionManager, tmp_path: Path
+) -> None:
+    """Nothing is written elsewhere; a place that has lost the last file is filled again from what the log still has."""
+    audit, last = tmp_path / "audit", tmp_path / "audit" / "cli" / "00" / "00000002.json"
+    for _ in range(2):
+        await lived(manager)
+        done = await command("archive", "--to", str(audit), **settings(server))
+        assert done.exit_code == 0, done.output
+    await lived(manager)
+    done = await command("archive", "--to", str(tmp_path / "typo"), **settings(server))
+    assert (done.exit_code, (tmp_path / "typo").exists()) == (1, False)
+    assert "is the place mistyped, or not mounted?" in done.stderr
+    last.rename(tmp_path / last.name)
+    done = await command("archive", "--to", str(audit), **settings(server))
+    assert done.exit_code == 1
+    assert "delete the key {cli:00}:archive to begin anew" in done.stderr
+    server.cli("DEL", "{cli:00}:archive")
+    done = await command("archive", "--to", str(audit), **settings(server))
+    assert done.exit_code == 0, done.output
+    done = await command("verify", "--json", "--archive", str(audit), **settings(server))
+    assert (done.exit_code, json.loads(done.stdout)["archived"]) == (0, 3 * 151)
 
 
 @pytest.mark.parametrize("place", [lambda folder: folder / "later", lambda folder: folder, lambda folder: "memory://x"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,9 +14,10 @@ import anyio.to_thread
 import pytest
 from typer.testing import CliRunner, Result
 
-from evsession import Actor, SessionManager
+from evsession import Actor, SessionManager, StoreUnavailable
 from evsession.cli import main
 from evsession.cli.app import app
+from evsession.cli.connect import reading
 from tests.servers import Server
 
 KEY = "a-secret-key-for-tests-32-characters"
@@ -100,6 +101,17 @@ async def test_a_server_that_is_away_is_said(server: Server) -> None:
     done = await command("history", NOBODY, **settings(server))
     assert done.exit_code == 1
     assert "the session store is unavailable" in done.stderr
+
+
+async def test_a_reading_that_was_cut_off_warns_of_no_half_a_change(
+    server: Server, manager: SessionManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever only looks on is not asked to find out what was written."""
+    for name, value in settings(server).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StoreUnavailable, match="connection lost; try again in 1 s"):
+        async with reading(None):
+            raise StoreUnavailable(timedelta(seconds=1), "connection lost", outcome_unknown=True)
 
 
 async def test_another_key_or_namespace_is_said(manager: SessionManager, server: Server) -> None:
