@@ -228,8 +228,8 @@ def event_line(event: RecordedEvent) -> Text:
     """Return an event as one line: when, what, of which session and user, where, by whom, the changes."""
     line = Text()
     line.append(f"{event.at.strftime('%H:%M:%S.%f')[:-3]}  ", "dim")
-    line.append(f"{event.type:<13}  ", COLOURS.get(event.type, "white"))
-    line.append(f"{event.session_id:<24}  ", "dim")
+    line.append(f"{printable(event.type):<13}  ", COLOURS.get(event.type, "white"))
+    line.append(f"{printable(event.session_id):<24}  ", "dim")
     line.append(f"{printable(event.user_id or '-'):<8}  ", "bold")
     if route := event.context.get("route"):
         line.append(printable(f"{event.context.get('method', '')} {route}  "), "cyan")

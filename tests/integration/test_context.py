@@ -10,6 +10,7 @@ import pytest
 from starlette.requests import HTTPConnection
 
 from evsession import Actor, AuditPolicy, ConfigError, RecordedEvent, Session
+from evsession.context import parse_context
 from tests.integration.apps import Browser, app_of, in_memory
 
 RAW = "".join(chr(code) for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029))
@@ -250,3 +251,9 @@ async def test_the_address_behind_a_proxy_of_ones_own() -> None:
     policy = AuditPolicy(address="full", trusted_proxies=("203.0.113.0/24",))
     event = await _event(policy, headers=[(b"x-forwarded-for", b"10.0.0.1, 198.51.100.7")])
     assert event.context["address"] == "198.51.100.7"
+
+
+@pytest.mark.parametrize("raw", [b'{"w":"\x1b"}', b"[1,2]", b'"x"', b'{"w":"ab","r":[1]}', b'{"x":5}', b"\xff", b"7"])
+def test_a_context_that_is_none_of_ours_is_shown_and_stops_nobody(raw: bytes) -> None:
+    """Who can write to the log must not keep others from reading it."""
+    assert parse_context(raw) == {"unreadable": raw.decode(errors="backslashreplace")}

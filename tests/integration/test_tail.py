@@ -97,6 +97,30 @@ async def test_replay_can_be_narrowed(
     assert len(await told(server, "replay", *options)) == expected
 
 
+async def test_who_writes_to_the_log_cannot_steer_the_terminal_of_an_auditor(
+    server: Server, manager: SessionManager
+) -> None:
+    """Nor stop who reads by a context that is none."""
+    await story(manager)
+    shard = (await manager.create()).id[:2]
+    ((_, fields),) = server.cli("XREVRANGE", f"{{cli:{shard}}}:log", "+", "-", "COUNT", 1)
+    forged = dict(zip(fields[::2], fields[1::2], strict=True))
+    for name, value in (
+        (b"s", b"\x1b]0;pwn\x07"),
+        (b"c", b'{"r":"GET \xc2\x9b31m"}'),
+        (b"c", b"\x1b[2J"),
+        (b"a", b"admin \x1b"),
+    ):
+        entry = forged | {b"i": os.urandom(16), name: value}
+        server.cli("XADD", f"{{cli:{shard}}}:log", "*", *(part for pair in entry.items() for part in pair))
+    for arguments in (["replay"], ["export"]):
+        done = await command(*arguments, **settings(server))
+        assert done.exit_code == 0, done.output
+        assert "pwn" in done.stdout
+        assert not {"\x1b", "\x07"} & set(done.stdout)
+        assert arguments == ["export"] or "\x9b" not in done.stdout
+
+
 async def test_replay_of_one_session_is_its_history(server: Server, manager: SessionManager) -> None:
     """And goes on from a cursor."""
     sid, _ = await story(manager)
