@@ -137,9 +137,7 @@ class Exchange:
             session = self.new_session(policy, is_dead=True)
             self.is_former = ticket.secret_hash == cached.stored.snapshot.renewal.former
             self.manager.worker.bury(cached)
-        session._binding = self
-        self.session = session
-        return session
+        return self.bind(session)
 
     def bind(self, session: Session) -> Session:
         """Make a session the one of this request."""
