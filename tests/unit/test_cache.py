@@ -775,6 +775,17 @@ def test_a_login_after_the_revocation_lives() -> None:
     assert is_dead(world, B)
 
 
+def test_a_revocation_that_somebody_tells_again_kills_nobody() -> None:
+    """Given a login after it, when its message is replayed at a made-up later place, then only a repair is due."""
+    world = World.proved()
+    message, end = world.control.revoke("user:42"), world.control.end
+    assert not world.cache.message(CONTROL, message)
+    signed_in(world, control=end.text())
+    part = message[message.index(b"\n") + 17 :]
+    assert world.cache.message(CONTROL, framed(end, (10**14, 0), part))
+    assert (is_dead(world), world.control_view.position) == (False, end)
+
+
 def test_the_kept_session_stays() -> None:
     """Given two sessions of a user, when all but one are revoked, then that one lives."""
     world = World.proved()
