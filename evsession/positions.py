@@ -95,8 +95,8 @@ def pack_position(position: Position) -> bytes:
 
 
 def pack_id(id_: StreamId) -> bytes:
-    """Return an id such that bytes compare as ids do."""
-    return id_[0].to_bytes(6, "big") + min(id_[1], 2**32 - 1).to_bytes(4, "big")
+    """Return an id such that bytes compare as ids do; those that no clock will ever give are all the last one."""
+    return min(id_[0], 2**48 - 1).to_bytes(6, "big") + min(id_[1], 2**32 - 1).to_bytes(4, "big")
 
 
 def id_of(record: bytes | bytearray | memoryview) -> StreamId:

@@ -32,6 +32,14 @@ def test_a_position_is_its_id_and_its_event() -> None:
     assert not held.has(at(4))
 
 
+def test_an_id_that_no_clock_gives_is_held_as_well() -> None:
+    """Whoever can write to Redis appends under any id, which must not stop who reads it."""
+    held, far = Positions(), Position((2**64 - 1, 2**64 - 1), bytes(16))
+    for position in (far, at(5)):
+        held.add(position)
+    assert (held.first, held.has(far), len(held)) == (at(5), True, 2)
+
+
 @given(st.sets(st.integers(1, 300), max_size=40), st.integers(0, 301))
 def test_positions_are_found_in_any_order_of_adding(numbers: set[int], past: int) -> None:
     """They stand in the order of the log, and what is past an id is what the log has after it."""
