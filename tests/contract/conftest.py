@@ -6,7 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final, Protocol
 
 import pytest
@@ -15,8 +15,7 @@ from evsession.config import StorePolicy
 from evsession.store import Store
 from evsession.stores.memory import MemoryStore
 from evsession.stores.redis import RedisStore
-from evsession.testing.conformance.builder import Heard
-from evsession.testing.conformance.connecting import Connect, Worker
+from evsession.testing.conformance.connecting import Connect, Worker, connecting
 from tests.conftest import ServerOf
 from tests.servers import NAMES, FakeRedis
 
@@ -103,18 +102,13 @@ ConnectRedis = Callable[[str], Awaitable[Worker[RedisStore]]]
 async def connect(request: pytest.FixtureRequest, remote_of: RemoteOf, namespace: str) -> AsyncIterator[Connect]:
     """A function that opens the store under test for one more worker."""
     server = None if request.param == "memory" else remote_of(request.param)
-    memory, stores = MemoryStore(shards=2), list[Store]()
+    memory = MemoryStore(shards=2)
 
-    async def open_for(worker: str) -> Worker[Store]:
-        store = memory if server is None else _on(server, namespace, shards=2)
-        heard = Heard()
-        await store.open(worker, 2_000, heard)
-        stores.append(store)
-        return Worker(store, heard)
+    def open_store() -> Store:
+        return memory if server is None else _on(server, namespace, shards=2)
 
-    yield open_for
-    for store in stores:
-        await store.close()
+    async with connecting(open_store) as connect:
+        yield connect
     if server is not None:
         _check_keys_left(server, namespace)
 
@@ -141,14 +135,5 @@ def forget_snapshot(store: Store) -> Callable[[str], Awaitable[None]]:
 @pytest.fixture
 async def connect_redis(remote: Remote, namespace: str) -> AsyncIterator[ConnectRedis]:
     """A function that opens a `RedisStore` for one more worker."""
-    stores: list[RedisStore] = []
-
-    async def open_for(worker: str) -> Worker[RedisStore]:
-        store, heard = _on(remote, namespace, shards=1), Heard()
-        await store.open(worker, 2_000, heard)
-        stores.append(store)
-        return Worker(store, heard)
-
-    yield open_for
-    for store in stores:
-        await store.close()
+    async with connecting(partial(_on, remote, namespace, shards=1)) as connect:
+        yield connect

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Generic, NamedTuple, TypeVar
 
 import anyio
@@ -12,6 +13,7 @@ import pytest
 from evsession.store import Store
 from evsession.testing.conformance.builder import Heard
 
+S = TypeVar("S", bound=Store)
 S_co = TypeVar("S_co", bound=Store, covariant=True)
 
 
@@ -25,12 +27,12 @@ class Worker(NamedTuple, Generic[S_co]):
 Connect = Callable[[str], Awaitable[Worker[Store]]]
 
 
-@pytest.fixture
-async def connect(open_store: Callable[[], Store]) -> AsyncIterator[Connect]:
-    """A function that opens the store under test for one more worker."""
-    stores = list[Store]()
+@asynccontextmanager
+async def connecting(open_store: Callable[[], S]) -> AsyncIterator[Callable[[str], Awaitable[Worker[S]]]]:
+    """Give a function that opens the store of one more worker; all are closed at the end."""
+    stores = list[S]()
 
-    async def open_for(worker: str) -> Worker[Store]:
+    async def open_for(worker: str) -> Worker[S]:
         store, heard = open_store(), Heard()
         await store.open(worker, 2_000, heard)
         stores.append(store)
@@ -39,6 +41,13 @@ async def connect(open_store: Callable[[], Store]) -> AsyncIterator[Connect]:
     yield open_for
     for store in stores:
         await store.close()
+
+
+@pytest.fixture
+async def connect(open_store: Callable[[], Store]) -> AsyncIterator[Connect]:
+    """A function that opens the store under test for one more worker."""
+    async with connecting(open_store) as connect:
+        yield connect
 
 
 @pytest.fixture
