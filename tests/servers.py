@@ -404,6 +404,7 @@ class Proxy:
         self._target = urlsplit(target)
         self._clients: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._drops: list[_Drop] = []
+        self._mixed_up = (b"", b"")
         self._flowing = asyncio.Event()
         self._flowing.set()
         self.connections = 0
@@ -435,6 +436,10 @@ class Proxy:
         drop = _Drop(to, asyncio.Event())
         self._drops.append(drop)
         return drop.done
+
+    def mix_up(self, asked: bytes, other: bytes) -> None:
+        """Have replies name something else, of the same length, from now on."""
+        self._mixed_up = asked, other
 
     def cut(self) -> None:
         """Cut every open connection; what is under way may or may not arrive. New ones are accepted."""
@@ -518,7 +523,7 @@ class Proxy:
                 await self._lose(replies, link)
                 link.drop.done.set()
                 return
-            link.client.write(data)
+            link.client.write(data.replace(*self._mixed_up) if self._mixed_up[0] else data)
             await link.client.drain()
 
     async def _lose(self, replies: asyncio.StreamReader, link: _Link) -> None:

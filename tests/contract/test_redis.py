@@ -8,9 +8,10 @@ from functools import partial
 import pytest
 
 from evsession.errors import ConfigError
+from evsession.store import Entrance
 from evsession.stores.redis.connection import pack
 from evsession.stores.redis.keys import Keys, check_one_slot, hash_slot, meta_key
-from evsession.stores.redis.scripts import ALL, FILL, Call
+from evsession.stores.redis.scripts import ALL, ENTER, FILL, Call
 from evsession.stores.redis.store import ENDED_KEPT_MS, KEPT_PAST_ABSOLUTE_MS, SWEEP_TURN_MS
 from evsession.view import CONTROL, Beat
 from evsession.wire import START, parse_id
@@ -19,6 +20,7 @@ from tests.contract.builder import (
     HALF_DAY,
     HALF_HOUR,
     Heard,
+    authenticated,
     begin,
     commit_of,
     created,
@@ -181,6 +183,22 @@ async def test_a_fill_is_never_older_than_its_heartbeats(connect_redis: ConnectR
     assert store.calls - before == 4
     await store.fill(state.sid, [Beat("00", None)])
     assert store.calls - before == 6
+
+
+async def test_an_entrance_that_counts_never_looks_before_its_commit(
+    connect_redis: ConnectRedis, remote: Remote
+) -> None:
+    """Where the server knows only the script of entrances, the commit runs late, and the entrance again after it."""
+    store, _ = await connect_redis("worker-1")
+    for calls in (3, 5):
+        commit, _ = commit_of(begin(), authenticated("42"))
+        if calls > 3:
+            remote.cli("SCRIPT", "FLUSH")
+            remote.cli("SCRIPT", "LOAD", ENTER.source)
+        before = store.calls
+        reply = await store.commit(commit._replace(entrance=Entrance("42", commit.sid, 1_000, counts=True)))
+        assert reply.found is not None
+        assert (reply.found.was_there, store.calls - before) == (False, calls)
 
 
 def test_every_script_says_what_it_does() -> None:

@@ -309,6 +309,45 @@ async def test_what_is_no_redis_server_is_refused(nonsense: bytes) -> None:
         await link.close()
 
 
+async def test_a_reply_that_nobody_asked_for_ends_the_connection() -> None:
+    """From then on nobody could tell whose reply is whose."""
+    is_open = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"CLIENT")
+        writer.write(b"+OK\r\n")
+        await is_open.wait()
+        writer.write(b"+OK\r\n")
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
+        connection = await connect(f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+        is_open.set()
+        await until(lambda: not connection.is_open, "the connection to end")
+        with pytest.raises(StoreUnavailable, match="nobody asked for"):
+            await connection.call(pack(("PING",)))
+
+
+async def test_a_reply_about_another_session_reaches_nobody(server: Server, open_store: Open) -> None:
+    """Whatever has mixed them up, it would be another person's; of a write nobody knows whether it happened."""
+    async with Proxy(server.url) as proxy:
+        store = await open_store(proxy.url)
+        _, base = await happened(store, begin(), created())
+        commit, _ = commit_of(base, updated(a=1))
+        proxy.mix_up(base.sid.encode(), begin().sid.encode())
+        for call in (
+            partial(store.commit, commit),
+            partial(store.fill, base.sid),
+            partial(store.fill, base.sid, [Beat("00", None)]),
+            partial(store.touch, base.sid, 1_000),
+            partial(store.walk, base.sid, 10),
+        ):
+            with pytest.raises(StoreUnavailable, match="names another session") as mixed_up:
+                await call()
+            assert mixed_up.value.outcome_unknown
+
+
 # ── refusals of the server ───────────────────────────────────────────────────────────────────────────────────────────
 
 
