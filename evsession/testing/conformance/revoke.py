@@ -89,13 +89,14 @@ async def test_an_id_is_above_all_that_the_caller_has_seen(store: Store) -> None
 
 
 async def test_what_was_lost_is_issued_again_once(store: Store) -> None:
-    """By however many workers, each at its own attempt."""
+    """By however many workers, each at its own attempt, and wherever in the new history each of them stands."""
     event = secrets.token_bytes(16)
     places = (("5-0", "0-0", "00" * 16),)
     first = await revoke(store, Facts(places=places), event)
-    await revoke(store)
-    second = await revoke(store, Facts(places=places), event)
-    assert first.position == second.position
+    later = (await revoke(store)).position.id
+    for since in (START.id, later):
+        second = await revoke(store, Facts(places=places, since=since), event)
+        assert first.position == second.position
     assert len(await store.read(CONTROL, START, 10)) == 2
 
 
