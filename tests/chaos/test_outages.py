@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
-from evsession import CachePolicy, SessionManager
+from evsession import CachePolicy, SessionManager, SessionMiddleware
 from tests.chaos.apps import LONGEST, STALENESS, Browser, app_of, manager_of
 from tests.chaos.conftest import tasks_of_evsession
 from tests.chaos.logs import snapshot_and_log
@@ -258,8 +259,23 @@ async def test_anonymous_goes_on_without_a_session_and_leaves_the_cookie_alone(o
             answer = await browser.get("/read")
             assert (answer.status, answer.held, answer.headers.get(b"set-cookie")) == (200, {}, None)
             assert (await browser.get("/set/n/1")).status == 503
-            server.restart(empty=False)
+
+            async def meanwhile_it_is_back(scope: Scope, receive: Receive, send: Send) -> None:
+                server.restart(empty=False)
+                await until(_is_ready(manager), "the server is back")
+                scope["session"]["n"] = 1
+                await send({"type": "http.response.start", "status": 200})
+
+            answer = await Browser(SessionMiddleware(meanwhile_it_is_back, manager), browser.cookie).get("/")
+            assert (answer.status, answer.headers.get(b"set-cookie")) == (503, None)
             await until(_holds(browser, {"me": "ann"}), "the visitor is known again")
+
+
+def _is_ready(manager: SessionManager) -> Callable[[], Awaitable[bool]]:
+    async def is_ready() -> bool:
+        return (await manager.health()).ready
+
+    return is_ready
 
 
 async def test_a_write_during_an_outage_is_refused_named_and_counted(
