@@ -134,7 +134,7 @@ class Drafter:
             covered = _redacted(snapshot, raw, body, shown)
         head = self._heads.head(link, name, number, status_of(snapshot), covered)
         if snapshot.marks:
-            self._carried.keep(head, shown)
+            self._carried.keep(sid, head, shown)
         told = b"" if event.redacted else data
         notice = Notice(START, START.id, sid, version, previous, head, link, event_id, key_id, type_, told)
         # By position, as are all of these tuples here: 16 names cost a microsecond more (measured).
@@ -148,7 +148,7 @@ class Drafter:
 
     def _shown(self, base: Stored | None, snapshot: Snapshot, news: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return what the log has of each key with a secret value: as in the base, or as the event sets it."""
-        known = self._carried.take(base.head) if base is not None else NOTHING
+        known = self._carried.of(base.snapshot.sid, base.head) if base is not None else NOTHING
         if known and base is not None and snapshot.marks is base.snapshot.marks:
             return known
         keys, known = {key_of(path) for path in snapshot.marks}, {**known, **news}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from fnmatch import translate
 from functools import lru_cache
@@ -16,9 +15,9 @@ from evsession.state import Snapshot, diff, key_of
 
 PREFIX: Final = "redacted:"
 MAX_STATES: Final = 4_096
-"""Newest states with secret values that a worker knows the digests of; older ones are digested again.
+"""Sessions with secret values whose digests a worker knows; at one more it forgets them all, and digests again.
 
-Source: 0.4 KiB each with one digest, 1.6 with the most (`tracemalloc`), so 2 to 6 MiB.
+Source: 0.5 KiB each with one digest, 1.7 with the most (`tracemalloc`), so 2 to 7 MiB.
 """
 
 MAX_DIGESTS: Final = 8
@@ -107,32 +106,33 @@ def redact_changes(key: bytes, sid: str, version: int, changes: Changes) -> Mapp
 
 
 class Carried:
-    """What stands in the place of secret values in the newest states that a worker made, by the name of their key.
+    """What stands in the place of secret values in the newest state of a session that a worker made, by key.
 
-    So a value is digested once, and not again at each commit after. It stands under the head of the state: a head
-    covers the redacted data, so whatever has the same head has the same digests, and under another key the head is
-    another one. Nothing is kept here but digests.
+    So a value is digested once, and not again at each commit after. It is known for the head of that state alone: a
+    head covers the redacted data, so whatever has the same head has the same digests, and under another key the head
+    is another one. Nothing is kept here but digests.
     """
 
-    __slots__ = ("_by_head",)
+    __slots__ = ("_by_sid",)
 
     def __init__(self) -> None:
-        self._by_head: OrderedDict[bytes, Mapping[str, Any]] = OrderedDict()
+        self._by_sid: dict[str, tuple[bytes, Mapping[str, Any]]] = {}
 
-    def take(self, head: bytes) -> Mapping[str, Any]:
-        """Return what is known of a state, and forget it: a commit on it leads to the next one."""
-        return self._by_head.pop(head, NOTHING)
+    def of(self, sid: str, head: bytes) -> Mapping[str, Any]:
+        """Return what is known of the state that has this head, if anything."""
+        known = self._by_sid.get(sid)
+        return known[1] if known is not None and known[0] == head else NOTHING
 
-    def keep(self, head: bytes, shown: Mapping[str, Any]) -> None:
+    def keep(self, sid: str, head: bytes, shown: Mapping[str, Any]) -> None:
         """Know from now on what stands in a state for each key that has secrets, as far as the limits allow."""
         if len(shown) > MAX_DIGESTS:
             return
         for value in shown.values():
             if type(value) is not str:  # with secret values deeper in it, and others beside them
                 return
-        self._by_head[head] = shown
-        if len(self._by_head) > MAX_STATES:
-            self._by_head.popitem(last=False)
+        if len(self._by_sid) >= MAX_STATES and sid not in self._by_sid:
+            self._by_sid.clear()  # which costs less than to keep an order, and what is in use comes back
+        self._by_sid[sid] = (head, shown)
 
 
 def without(data: Mapping[str, Any], marks: Mapping[str, int]) -> Changes:

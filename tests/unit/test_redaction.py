@@ -150,38 +150,42 @@ def test_changes_are_redacted_at_the_version_that_they_make() -> None:
 # ── what is carried from commit to commit ────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_digests_of_a_state_are_known_until_a_commit_leads_on() -> None:
-    """By its head; of another state nothing is known."""
-    carried = Carried()
-    carried.keep(b"head", {"pin": "redacted:1"})
-    assert carried.take(b"other") == {}
-    assert carried.take(b"head") == {"pin": "redacted:1"}
-    assert carried.take(b"head") == {}
+SHOWN = {"pin": "redacted:1"}
 
 
-def test_only_so_many_states_are_known() -> None:
-    """The oldest goes."""
+def test_the_digests_of_the_newest_state_of_a_session_are_known() -> None:
+    """By its head, so of another state, which came from elsewhere, nothing is known."""
     carried = Carried()
-    for number in range(MAX_STATES + 1):
-        carried.keep(b"%d" % number, {"pin": "redacted:1"})
-    assert carried.take(b"0") == {}
-    assert carried.take(b"1") == carried.take(b"%d" % MAX_STATES) == {"pin": "redacted:1"}
+    carried.keep("s", b"1", SHOWN)
+    assert [carried.of("s", b"1"), carried.of("s", b"2"), carried.of("t", b"1")] == [SHOWN, {}, {}]
+    carried.keep("s", b"2", SHOWN | {"n": "redacted:2"})
+    assert [carried.of("s", b"1"), carried.of("s", b"2")] == [{}, SHOWN | {"n": "redacted:2"}]
+
+
+def test_only_so_many_sessions_are_known() -> None:
+    """With one more it begins anew; those that are known already may go on."""
+    carried = Carried()
+    for number in [*range(MAX_STATES), 0]:
+        carried.keep(str(number), b"head", SHOWN)
+    assert carried.of("0", b"head") == carried.of(str(MAX_STATES - 1), b"head") == SHOWN
+    carried.keep("more", b"head", SHOWN)
+    assert (carried.of("0", b"head"), carried.of("more", b"head")) == ({}, SHOWN)
 
 
 def test_a_state_is_known_up_to_so_many_digests() -> None:
     """Memory stays bounded, whatever a session holds."""
     carried, most = Carried(), {f"pin{number}": "redacted:1" for number in range(MAX_DIGESTS)}
-    carried.keep(b"most", most)
-    carried.keep(b"more", most | {"pin": "redacted:1"})
-    assert (carried.take(b"most"), carried.take(b"more")) == (most, {})
+    carried.keep("most", b"head", most)
+    carried.keep("more", b"head", most | SHOWN)
+    assert (carried.of("most", b"head"), carried.of("more", b"head")) == (most, {})
 
 
 @pytest.mark.parametrize("value", [{"pin": "redacted:1", "name": "x"}, ["redacted:1"], 1])
 def test_nothing_but_digests_is_kept(value: Any) -> None:
     """A container with a secret deep in it may be long, and is none."""
     carried = Carried()
-    carried.keep(b"head", {"pin": "redacted:1", "bank": value})
-    assert carried.take(b"head") == {}
+    carried.keep("s", b"head", SHOWN | {"bank": value})
+    assert carried.of("s", b"head") == {}
 
 
 def test_what_is_known_as_a_digest_only_can_be_removed() -> None:
