@@ -10,6 +10,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+import hiredis
 import pytest
 
 from evsession.config import StorePolicy
@@ -327,6 +328,39 @@ async def test_a_reply_that_nobody_asked_for_ends_the_connection() -> None:
         await until(lambda: not connection.is_open, "the connection to end")
         with pytest.raises(StoreUnavailable, match="nobody asked for"):
             await connection.call(pack(("PING",)))
+
+
+async def test_what_one_connection_says_of_its_server_proves_nothing_of_the_next(
+    links: Callable[[str, StorePolicy], Link],
+) -> None:
+    """Another server may have taken over in between: how long this one is the primary, only all from one can tell."""
+    told = {b"server": b"uptime_in_seconds:1000\r\n", b"replication": b"role:master\r\nsecond_repl_offset:-1\r\n"}
+    connections = 0
+
+    def reply_to(command: list[bytes], number: int) -> bytes:
+        if command[0] != b"INFO":
+            return b"+OK\r\n"
+        text = told[command[1]]
+        breaks = b"+OK\r\n" if (number, command[1]) == (1, b"server") else b""
+        return b"$%d\r\n%b\r\n%b" % (len(text), text, breaks)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        number, commands = connections, hiredis.Reader()
+        while data := await reader.read(65_536):
+            commands.feed(data)
+            while command := commands.gets():
+                writer.write(reply_to(command, number))
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
+        link = links(f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}", PATIENT)
+        await link.call(b"PING")
+        assert await link.primary_for() < 900
+        assert connections == 2
+        assert await link.primary_for() > 900
+        link.abandon()
 
 
 async def test_a_reply_about_another_session_reaches_nobody(server: Server, open_store: Open) -> None:
