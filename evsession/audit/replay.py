@@ -14,6 +14,7 @@ from evsession.audit.selection import Selection, Sieve
 from evsession.audit.stream import Stream
 from evsession.audit.together import together
 from evsession.events import RecordedEvent
+from evsession.view import CONTROL
 from evsession.wire import Entry, StreamId
 
 IN_MEMORY: Final = 8 * PAGE
@@ -56,7 +57,10 @@ async def in_order(
         StoreUnavailable: store or archive did not answer.
     """
     size = max(LEAST_PAGE, min(PAGE, IN_MEMORY // len(shards)))
-    streams = [Stream(reader, shard, since.at(shard), strict=strict, page=size) for shard in shards]
+    # Revocations by name leave the log long before sessions do, and the last one read is mostly the one that has gone.
+    streams = [
+        Stream(reader, shard, since.at(shard), strict=strict and shard != CONTROL, page=size) for shard in shards
+    ]
     counters = await together(reader.worker.store.counters(shard) for shard in shards)
     ends = {stream: min(until, counter.last) for stream, counter in zip(streams, counters, strict=True)}
     waiting: dict[Stream, deque[Entry]] = {stream: deque() for stream in streams}

@@ -147,6 +147,17 @@ async def test_what_cannot_be_replayed_is_refused_at_once(
         manager.audit.follow(**options)
 
 
+async def test_a_revocation_that_has_left_the_log_stops_no_replay(on_server: SessionManager) -> None:
+    """They go as soon as no session is as old, so a cursor of yesterday mostly stands at one that is gone."""
+    await on_server.revoke_user("ada", timeout=timedelta(0))
+    cursor = await on_server.audit.end()
+    await on_server.revoke_user("bob", timeout=timedelta(0))
+    await on_server.create()
+    assert await on_server.worker.store.expunge(-1_000) == 1
+    events = await all_of(on_server.audit.replay(since=cursor))
+    assert sorted(str(event.name) for event in events) == ["None", "user:bob"]  # perhaps of the same millisecond
+
+
 async def test_a_replay_cannot_begin_where_it_ends(manager: SessionManager) -> None:
     """It would else begin at the start, which is the opposite."""
     with pytest.raises(ConfigError, match="follow the log instead"):
