@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from evsession.errors import Unsupported
 from evsession.view import CONTROL
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from evsession.store import Counters
     from evsession.stores.redis import RedisStore
     from evsession.stores.redis.checkup import Survey, UserIndex
+
+_RECORD: Final = re.compile(rb"(\d+-\d+) (\d+) (\d+)").fullmatch
+"""A worker's position, the time of its last heartbeat, its bound."""
 
 
 class Working(NamedTuple):
@@ -54,11 +58,11 @@ class Part(NamedTuple):
 
     @property
     def workers(self) -> list[Working]:
-        """Every worker that left a record."""
-        return [self._working(worker, record) for worker, record in sorted(self.survey.records.items())]
+        """Every worker that left a record; one that is none of ours is nobody's."""
+        records = sorted(self.survey.records.items())
+        return [self._working(worker, *found.groups()) for worker, record in records if (found := _RECORD(record))]
 
-    def _working(self, worker: str, record: bytes) -> Working:
-        position, at, bound = record.split(b" ")
+    def _working(self, worker: str, position: bytes, at: bytes, bound: bytes) -> Working:
         behind = _apart(parse_id(position), self.counters) if position != b"0-0" else 0
         return Working(worker, self.shard, max(self.survey.now - int(at), 0), behind, int(bound))
 

@@ -116,13 +116,18 @@ def _shard_table(census: Census) -> RenderableType:
 
 def _worker_table(census: Census) -> RenderableType:
     from rich.table import Table
+    from rich.text import Text
+
+    from evsession.cli.rendering import printable
 
     table = Table("worker", "shard")
     for name in ("heartbeat", "behind", "bound"):
         table.add_column(name, justify="right")
     for one in census.workers:
         style = None if one.is_alive else "red"
-        table.add_row(one.worker, one.shard, age(one.silent), age(one.behind), age(one.bound), style=style)
+        table.add_row(
+            Text(printable(one.worker)), one.shard, age(one.silent), age(one.behind), age(one.bound), style=style
+        )
     return table
 
 

@@ -269,6 +269,22 @@ async def test_stats_tell_what_there_is(server: Server, manager: SessionManager)
     assert manager.worker.id in done.stdout
 
 
+async def test_a_record_that_no_worker_of_ours_left_stops_neither_stats_nor_doctor(
+    server: Server, manager: SessionManager
+) -> None:
+    """One of no form of ours is passed over, and a name of any kind steers no terminal."""
+    await story(manager)
+    for name, record in ((b"junk", b"0-0 0 0 2000"), (b"more", b"x y z"), (b"\x1b[31mred[blink]", b"0-0 1 2000")):
+        server.cli("HSET", "{cli:00}:workers", name, record)
+    (found,) = await told(server, "stats")
+    assert {one["worker"] for one in found["workers"]} == {manager.worker.id, "\x1b[31mred[blink]"}
+    for what in ("stats", "doctor"):
+        done = await command(what, **settings(server))
+        assert done.exit_code in (0, 2)
+        assert "\x1b" not in done.output
+    assert "\\x1b[31mred[blink]" in (await command("stats", **settings(server))).stdout
+
+
 async def test_stats_can_stay(server: Server, manager: SessionManager) -> None:
     """One look after the other."""
     process = await asyncio.create_subprocess_exec(
