@@ -7,10 +7,10 @@ from functools import partial
 
 import pytest
 
-from evsession.errors import ConfigError
+from evsession.errors import ConfigError, StoreUnavailable
 from evsession.store import Entrance
 from evsession.stores.redis.connection import pack
-from evsession.stores.redis.keys import Keys, check_one_slot, hash_slot, meta_key
+from evsession.stores.redis.keys import Keys, check_one_slot, hash_slot, meta_key, user_key
 from evsession.stores.redis.scripts import ALL, ENTER, FILL, Call
 from evsession.stores.redis.store import ENDED_KEPT_MS, KEPT_PAST_ABSOLUTE_MS, SWEEP_TURN_MS
 from evsession.view import CONTROL, Beat
@@ -199,6 +199,24 @@ async def test_an_entrance_that_counts_never_looks_before_its_commit(
         reply = await store.commit(commit._replace(entrance=Entrance("42", commit.sid, 1_000, counts=True)))
         assert reply.found is not None
         assert (reply.found.was_there, store.calls - before) == (False, calls)
+
+
+@pytest.mark.parametrize("counts", [False, True])
+async def test_a_login_that_could_not_enter_is_in_doubt(
+    connect_redis: ConnectRedis, remote: Remote, namespace: str, counts: bool
+) -> None:
+    """The index must have every living session, so who signs in tries again, and finds what was committed."""
+    store, _ = await connect_redis("worker-1")
+    commit, _ = commit_of(begin(), authenticated("42"))
+    entrance = Entrance("42", commit.sid, 1_000, counts=counts)
+    remote.cli("SET", user_key(namespace, "42"), "no index", "PX", 60_000)
+    with pytest.raises(StoreUnavailable) as failed:
+        await store.commit(commit._replace(entrance=entrance))
+    assert failed.value.outcome_unknown
+    remote.cli("DEL", user_key(namespace, "42"))
+    assert (await store.commit(retried(commit)._replace(entrance=entrance))).status == "ok"
+    assert [member.sid for member in (await store.members("42")).members] == [commit.sid]
+    assert len(await store.walk(commit.sid, 10)) == 1
 
 
 def test_every_script_says_what_it_does() -> None:
