@@ -19,8 +19,8 @@ from evsession.keys import Keyring
 from evsession.patience import RETRY_AFTER
 from evsession.replica import Replica
 from evsession.store import NamedRevoked, Store, Witness
-from evsession.view import CONTROL
-from evsession.wire import START, Position, StreamId, id_text, pack_notice, parse_id
+from evsession.view import CONTROL, record_of
+from evsession.wire import START, Position, StreamId, id_text, pack_notice
 
 POLL_EVERY: Final = 0.005
 """Seconds between looks at what the workers have applied.  Source: they answer within a millisecond or two."""
@@ -229,7 +229,7 @@ class Revoker:
                     longest = longest_bound(await self._store.claim({}))
                 witness = await self._store.witness(shard, self._standing(shard, position))
                 settled = min((witness.now - witness.birth) / 1000, await self._store.primary_for())
-                tally = self._tally(witness, shard, position, appended_at, is_settled=settled >= longest)
+                tally = self._tally(witness, shard, position, appended_at, longest, is_settled=settled >= longest)
             except StoreUnavailable:
                 tally = Tally((), (), tuple(sorted((*tally.confirmed, *tally.fenced, *tally.pending))), False)
             self.on_tally(tally)
@@ -243,15 +243,15 @@ class Revoker:
         return position if entry is None else entry.position
 
     def _tally(
-        self, witness: Witness, shard: str, position: Position, appended_at: float, *, is_settled: bool
+        self, witness: Witness, shard: str, position: Position, appended_at: float, longest: float, *, is_settled: bool
     ) -> Tally:
-        target, now = self._standing(shard, position).id, self._clock()
+        target, waited = self._standing(shard, position).id, self._clock() - appended_at
         confirmed, fenced, pending = [], [], []
-        for worker, record in sorted(witness.records.items()):
-            at, _, bound = record.split(b" ")
-            if witness.stands and parse_id(at) >= target:
+        for worker, raw in sorted(witness.records.items()):
+            record = record_of(raw)  # without one nobody knows the bound, but that it is not above the longest
+            if witness.stands and record is not None and record.position >= target:
                 confirmed.append(worker)
-            elif now - appended_at >= int(bound) / 1000 + MARGIN:
+            elif waited >= (longest if record is None else record.bound / 1000 + MARGIN):
                 fenced.append(worker)
             else:
                 pending.append(worker)

@@ -5,11 +5,12 @@ Only the feed and repairs move the position. Only a heartbeat whose log end the 
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
-from evsession.wire import START, Position
+from evsession.wire import START, Position, StreamId, parse_id
 
 CONTROL: Final = "ctl"
 """The name of the control log's shard; longer than a session's shard, so that no session can live there."""
@@ -19,6 +20,26 @@ REMEMBERED: Final = 256
 
 Source: a feed in disorder spans a few; a heartbeat's round trip of 10 ms spans 160 commits of 61 µs each.
 """
+
+
+_RECORD: Final = re.compile(rb"(\d{1,15}-\d{1,20}) (\d{1,15}) (\d{1,15})").fullmatch
+
+
+class Record(NamedTuple):
+    """What a worker's last heartbeat left: its position, the time of the heartbeat and its bound, both in ms."""
+
+    position: StreamId
+    at: int
+    bound: int
+
+
+def record_of(raw: bytes) -> Record | None:
+    """Return a worker's record; None for what none of ours has left."""
+    found = _RECORD(raw)
+    if found is None:
+        return None
+    position, at, bound = found.groups()
+    return Record(parse_id(position), int(at), int(bound))
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from evsession.replica import Replica
 from evsession.revocation import Revoker
 from evsession.state import Snapshot
 from evsession.store import Condition, Store
-from evsession.view import CONTROL
+from evsession.view import CONTROL, record_of
 from evsession.wire import START, Position, id_text, parse_id
 
 CATCH_UP_AFTER: Final = 0.02
@@ -403,9 +403,10 @@ class Worker:
         now, seen = self.clock(), self._records
         for worker, record in (await self.store.records(shard)).items():
             known, since = seen.get((shard, worker), (b"", now))
+            found = record_of(record)
             if known != record:
                 seen[shard, worker] = (record, now)
-            elif now - since > 10 * int(record.rsplit(b" ", 1)[1]) / 1000:
+            elif now - since > 10 * (self._bound if found is None else found.bound) / 1000:
                 await self.store.forget(shard, worker, record)
                 del seen[shard, worker]
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from evsession.errors import Unsupported
-from evsession.view import CONTROL
-from evsession.wire import StreamId, parse_id
+from evsession.view import CONTROL, Record, record_of
+from evsession.wire import START, StreamId, parse_id
 
 if TYPE_CHECKING:
     from evsession.manager import SessionManager
     from evsession.store import Counters
     from evsession.stores.redis import RedisStore
     from evsession.stores.redis.checkup import Survey, UserIndex
-
-_RECORD: Final = re.compile(rb"(\d+-\d+) (\d+) (\d+)").fullmatch
-"""A worker's position, the time of its last heartbeat, its bound."""
 
 
 class Working(NamedTuple):
@@ -60,11 +56,11 @@ class Part(NamedTuple):
     def workers(self) -> list[Working]:
         """Every worker that left a record; one that is none of ours is nobody's."""
         records = sorted(self.survey.records.items())
-        return [self._working(worker, *found.groups()) for worker, record in records if (found := _RECORD(record))]
+        return [self._working(worker, record) for worker, raw in records if (record := record_of(raw))]
 
-    def _working(self, worker: str, position: bytes, at: bytes, bound: bytes) -> Working:
-        behind = _apart(parse_id(position), self.counters) if position != b"0-0" else 0
-        return Working(worker, self.shard, max(self.survey.now - int(at), 0), behind, int(bound))
+    def _working(self, worker: str, record: Record) -> Working:
+        behind = _apart(record.position, self.counters) if record.position != START.id else 0
+        return Working(worker, self.shard, max(self.survey.now - record.at, 0), behind, record.bound)
 
 
 def _apart(position: StreamId, counters: Counters) -> int:

@@ -9,8 +9,9 @@ import pytest
 
 from evsession import SessionManager, SessionPolicy
 from evsession.stores.memory import MemoryStore
+from evsession.stores.redis import RedisStore
 from tests.conftest import until
-from tests.integration.apps import Browser, Clock, app_of, in_memory, two_workers, types_of
+from tests.integration.apps import KEY, Browser, Clock, app_of, in_memory, two_workers, types_of
 from tests.servers import Server
 
 POLICY = SessionPolicy(idle_timeout=timedelta(minutes=30), absolute_timeout=timedelta(hours=2))
@@ -172,6 +173,22 @@ async def test_two_workers_that_sweep_at_once_on_a_server(server: Server) -> Non
             events = await two.audit.history(sid)
             assert [(event.type, event.cause) for event in events] == [("created", None), ("ended", "idle")]
         assert one.stats().counts.swept + two.stats().counts.swept == 20
+
+
+@pytest.mark.parametrize("junk", [b"hello", b"\xff\xfe", b"", b"zz" + b"a" * 22])
+async def test_what_somebody_else_put_into_the_index_of_deadlines_stops_no_sweeper(server: Server, junk: bytes) -> None:
+    """It goes, and what is due after it is ended."""
+    policy = SessionPolicy(idle_timeout=timedelta(milliseconds=20))
+    async with SessionManager(RedisStore(server.url, namespace="shop"), secret_key=KEY, policy=policy) as manager:
+        server.cli("ZADD", "{shop:00}:exp", 1, junk)
+        session = await manager.create()
+
+        async def is_over() -> bool:
+            await manager.sweep()
+            return bool(server.cli("ZCARD", "{shop:00}:exp") == 0)
+
+        await until(is_over, "both to go")
+        assert await types_of(manager, session.id) == ["created", "ended"]
 
 
 async def test_excluded_paths_have_no_session_and_cost_nothing(manager: SessionManager) -> None:

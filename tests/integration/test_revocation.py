@@ -13,8 +13,9 @@ import pytest
 from evsession import Actor, CachePolicy, Session, SessionManager
 from evsession.errors import InvalidUserId, ResponseStarted, SessionDetached, SessionEnded
 from evsession.revocation import Receipt
+from evsession.stores.redis import RedisStore
 from tests.conftest import until
-from tests.integration.apps import KEY, Browser, app_of, setting
+from tests.integration.apps import KEY, Browser, Clock, app_of, setting
 from tests.servers import Server
 
 QUICK: Final = CachePolicy(max_staleness=timedelta(milliseconds=300))
@@ -303,6 +304,20 @@ async def test_a_worker_that_stops_leaves_no_record(server: Server) -> None:
             gone = two.worker.id
             assert gone in await one.worker.store.records("ctl")
         assert gone not in await one.worker.store.records("ctl")
+
+
+async def test_records_that_nobody_renews_go(server: Server, clock: Clock) -> None:
+    """Those of workers that died, and what is no record of ours; whoever sweeps goes on."""
+    store = RedisStore(server.url, namespace="shop")
+    async with SessionManager(store, secret_key=KEY, clock=clock.local) as manager:
+        left = {"dead": "0-0 0 2000", "junk": "x y z", "short": "2000"}
+        for name, record in left.items():
+            server.cli("HSET", "{shop:00}:workers", name, record)
+        for _ in range(2):
+            assert left.keys() <= (await store.records("00")).keys()
+            clock.advance(minutes=2)
+            await manager.worker.sweep()
+        assert not left.keys() & (await store.records("00")).keys()
 
 
 async def test_memory_alone_is_enough() -> None:

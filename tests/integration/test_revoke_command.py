@@ -209,6 +209,16 @@ async def test_a_silent_worker_is_waited_for_until_it_is_fenced(manager: Session
     assert (receipt["complete"], receipt["fenced"]) == (True, [GHOST])
 
 
+async def test_a_record_that_no_worker_left_keeps_no_receipt_from_being_complete(
+    manager: SessionManager, server: Server
+) -> None:
+    """Nobody knows its bound, but that it is not above the longest; then it is taken for a worker that is fenced."""
+    server.cli("HSET", f"{{cli:{CONTROL}}}:workers", "junk", "x y z", b"\xff", "", "short", "1-0 2000")
+    receipt = await revoked(server, "--user", "ada")
+    assert (receipt["complete"], receipt["confirmed"]) == (True, [manager.worker.id])
+    assert receipt["fenced"] == ["\\xff", "junk", "short"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

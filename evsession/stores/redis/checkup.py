@@ -42,6 +42,12 @@ class Survey(NamedTuple):
     snapshot_bytes: float
 
 
+def records_of(reply: Sequence[bytes]) -> Mapping[str, bytes]:
+    """Return what each worker's last heartbeat left; a name that is no text is none of ours."""
+    pairs = zip(reply[::2], reply[1::2], strict=True)
+    return {worker.decode(errors="backslashreplace"): record for worker, record in pairs}
+
+
 async def survey(link: Link, keys: Keys) -> Survey:
     """Look at one shard."""
     seconds, microseconds = await link.call(b"TIME")
@@ -55,7 +61,7 @@ async def survey(link: Link, keys: Keys) -> Survey:
         sessions=await link.call(b"ZCARD", keys.expiry),
         ended=await link.call(b"ZCARD", keys.ended),
         overdue=int(float(overdue[1])) if overdue else 0,
-        records=dict(zip((worker.decode() for worker in records[::2]), records[1::2], strict=True)),
+        records=records_of(records),
         archived=await link.call(b"GET", keys.archive) or b"",
         log_bytes=await _weight(link, keys.log),
         index_bytes=await _weight(link, keys.expiry) + await _weight(link, keys.ended),

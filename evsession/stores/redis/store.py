@@ -292,7 +292,10 @@ class RedisStore:
     async def due(self, shard: str, limit: int) -> Sequence[str]:
         keys = self.keys(shard)
         reply = await self._connected().run(DUE, (keys.expiry, keys.sweep_turn), limit, self._worker, SWEEP_TURN_MS)
-        return [sid.decode() for sid in reply]
+        if foreign := [name for name in reply if not name.isascii()]:
+            log.critical("%s names none of our sessions; find out who can write to Redis", keys.expiry.decode())
+            await self._connected().call(b"ZREM", keys.expiry, *foreign)
+        return [sid.decode() for sid in reply if sid.isascii()]
 
     async def settle(self, shard: str, sid: str) -> None:
         keys = self.keys(shard)
@@ -337,7 +340,7 @@ class RedisStore:
         return await self._index.users(cursor, count)
 
     async def records(self, shard: str) -> Mapping[str, bytes]:
-        return _records(await self._connected().call(b"HGETALL", self.keys(shard).workers))
+        return checkup.records_of(await self._connected().call(b"HGETALL", self.keys(shard).workers))
 
     async def forget(self, shard: str, worker: str, record: bytes) -> None:
         await self._connected().run(PRUNE, (self.keys(shard).workers,), worker, record)
@@ -390,7 +393,7 @@ class RedisStore:
         now, birth, stands, records = await self._connected().run(
             WITNESS, (keys.workers, keys.birth, keys.log), id_text(position.id), position.event
         )
-        return Witness(int(now), int(birth), bool(stands), _records(records))
+        return Witness(int(now), int(birth), bool(stands), checkup.records_of(records))
 
     async def replicated(self, timeout: int) -> int:
         """Return how many replicas hold all that was written until now.
@@ -446,10 +449,6 @@ async def _together(*calls: Any) -> list[Any]:
         if isinstance(result, BaseException):
             raise result
     return list(results)
-
-
-def _records(reply: Sequence[bytes]) -> Mapping[str, bytes]:
-    return {worker.decode(): record for worker, record in zip(reply[::2], reply[1::2], strict=True)}
 
 
 def _issued_again(event_id: bytes, value: bytes) -> tuple[Position, bytes]:
