@@ -238,9 +238,12 @@ async def test_a_revocation_that_a_failover_lost_is_in_force_again() -> None:
         assert again[0].id > ahead
         assert lost.id.encode() in again[0].data
         fresh = Browser(app_of(managers[3]))
-        await fresh.get("/login/ann")
-        for manager in managers:
-            assert await _is_alive(manager, fresh.cookie)
+
+        async def is_signed_in_everywhere() -> bool:
+            await fresh.get("/login/ann")  # refused as long as this worker has not read what was issued again
+            return all([await _is_alive(manager, fresh.cookie) for manager in managers])
+
+        await until(is_signed_in_everywhere, "ann signs in anew")
         assert time.monotonic() - at < 30
         for manager in managers:
             await manager.stop()
