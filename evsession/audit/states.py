@@ -14,7 +14,6 @@ from evsession.audit.reader import Reader
 from evsession.audit.record import readable
 from evsession.audit.stream import BEGINNING, Stream
 from evsession.audit.travel import PastState
-from evsession.codec import unpack_event
 from evsession.errors import LogTrimmed
 from evsession.folding import Folding
 from evsession.info import milliseconds_of, time_of
@@ -107,8 +106,7 @@ class Living:
                 self.unknown[sid] = parse_id(line[0])
                 continue
             session.last = line
-            if not session.apply(type_, line[9]):
-                session.fold(unpack_event(type_.decode(), line[9]))
+            session.take_in(type_, line[9])
 
     def states(self) -> Iterator[PastState]:
         """Yield the state of each, which is then forgotten."""
