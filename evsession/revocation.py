@@ -19,7 +19,7 @@ from evsession.keys import Keyring
 from evsession.patience import RETRY_AFTER
 from evsession.replica import Replica
 from evsession.store import NamedRevoked, Store, Witness
-from evsession.view import CONTROL, record_of
+from evsession.view import CONTROL, worker_record
 from evsession.wire import START, Position, StreamId, id_text, pack_notice
 
 POLL_EVERY: Final = 0.005
@@ -248,7 +248,7 @@ class Revoker:
         target, waited = self._standing(shard, position).id, self._clock() - appended_at
         confirmed, fenced, pending = [], [], []
         for worker, raw in sorted(witness.records.items()):
-            record = record_of(raw)  # without one nobody knows the bound, but that it is not above the longest
+            record = worker_record(raw)  # without one nobody knows the bound, but that it is not above the longest
             if witness.stands and record is not None and record.position >= target:
                 confirmed.append(worker)
             elif waited >= (longest if record is None else record.bound / 1000 + MARGIN):

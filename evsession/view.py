@@ -25,7 +25,7 @@ Source: a feed in disorder spans a few; a heartbeat's round trip of 10 ms spans 
 _RECORD: Final = re.compile(rb"(\d{1,15}-\d{1,20}) (\d{1,15}) (\d{1,15})").fullmatch
 
 
-class Record(NamedTuple):
+class WorkerRecord(NamedTuple):
     """What a worker's last heartbeat left: its position, the time of the heartbeat and its bound, both in ms."""
 
     position: StreamId
@@ -33,13 +33,13 @@ class Record(NamedTuple):
     bound: int
 
 
-def record_of(raw: bytes) -> Record | None:
+def worker_record(raw: bytes) -> WorkerRecord | None:
     """Return a worker's record; None for what none of ours has left."""
     found = _RECORD(raw)
     if found is None:
         return None
     position, at, bound = found.groups()
-    return Record(parse_id(position), int(at), int(bound))
+    return WorkerRecord(parse_id(position), int(at), int(bound))
 
 
 @dataclass(frozen=True, slots=True)

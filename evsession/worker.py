@@ -35,7 +35,7 @@ from evsession.replica import Replica
 from evsession.revocation import Revoker
 from evsession.state import Snapshot
 from evsession.store import Condition, Store
-from evsession.view import CONTROL, record_of
+from evsession.view import CONTROL, worker_record
 from evsession.wire import START, Position, id_text, parse_id
 
 CATCH_UP_AFTER: Final = 0.02
@@ -403,7 +403,7 @@ class Worker:
         now, seen = self.clock(), self._records
         for worker, record in (await self.store.records(shard)).items():
             known, since = seen.get((shard, worker), (b"", now))
-            found = record_of(record)
+            found = worker_record(record)
             if known != record:
                 seen[shard, worker] = (record, now)
             elif now - since > 10 * (self._bound if found is None else found.bound) / 1000:

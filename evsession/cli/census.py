@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from evsession.errors import Unsupported
-from evsession.view import CONTROL, Record, record_of
+from evsession.view import CONTROL, WorkerRecord, worker_record
 from evsession.wire import START, StreamId, parse_id
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ class Part(NamedTuple):
     def workers(self) -> list[Working]:
         """Every worker that left a record; one that is none of ours is nobody's."""
         records = sorted(self.survey.records.items())
-        return [self._working(worker, record) for worker, raw in records if (record := record_of(raw))]
+        return [self._working(worker, record) for worker, raw in records if (record := worker_record(raw))]
 
-    def _working(self, worker: str, record: Record) -> Working:
+    def _working(self, worker: str, record: WorkerRecord) -> Working:
         behind = _apart(record.position, self.counters) if record.position != START.id else 0
         return Working(worker, self.shard, max(self.survey.now - record.at, 0), behind, record.bound)
 

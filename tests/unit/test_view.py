@@ -9,7 +9,7 @@ import pytest
 from evsession.config import CachePolicy
 from evsession.events import Updated
 from evsession.state import Snapshot
-from evsession.view import CONTROL, REMEMBERED, Beat, BeatReply, Record, View, record_of
+from evsession.view import CONTROL, REMEMBERED, Beat, BeatReply, View, WorkerRecord, worker_record
 from evsession.wire import START, Position
 from tests.property.model import World, event_id, framed, sid
 
@@ -512,5 +512,5 @@ def test_the_entry_of_a_repair_carries_no_wrong_position() -> None:
 @pytest.mark.parametrize("raw", [b"", b"x y z", b"0-0 0 0 2000", b"0-0 2000", b"0-0 1 -5", b"0-0 1 2000\n"])
 def test_a_record_of_no_form_of_ours_is_none(raw: bytes) -> None:
     """Whoever can write to the server can leave anything there."""
-    assert record_of(raw) is None
-    assert record_of(b"5-1 7 2000") == Record((5, 1), 7, 2000)
+    assert worker_record(raw) is None
+    assert worker_record(b"5-1 7 2000") == WorkerRecord((5, 1), 7, 2000)
