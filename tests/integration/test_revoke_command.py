@@ -214,6 +214,10 @@ async def test_a_record_that_no_worker_left_keeps_no_receipt_from_being_complete
 ) -> None:
     """Nobody knows its bound, but that it is not above the longest; then it is taken for a worker that is fenced."""
     server.cli("HSET", f"{{cli:{CONTROL}}}:workers", "junk", "x y z", b"\xff", "", "short", "1-0 2000")
+    server.cli("HSET", "{cli:meta}", "bound:60000", "1")
+    hasty = await revoked(server, "--user", "ada", "--timeout", "1s", code=3)
+    assert (hasty["complete"], hasty["pending"]) == (False, ["\\xff", "junk", "short"])
+    server.cli("HDEL", "{cli:meta}", "bound:60000")
     receipt = await revoked(server, "--user", "ada")
     assert (receipt["complete"], receipt["confirmed"]) == (True, [manager.worker.id])
     assert receipt["fenced"] == ["\\xff", "junk", "short"]

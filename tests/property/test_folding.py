@@ -104,6 +104,19 @@ def test_what_is_applied_quickly_is_what_the_long_way_makes(
         assert folding.snapshot == before
 
 
+@pytest.mark.parametrize("type_", ["created", "authenticated"])
+def test_a_snapshot_that_was_handed_out_stays_as_it_was(type_: str) -> None:
+    """Though updates are applied in place, and its data are those that were read."""
+    folding = Folding(Snapshot(sid=SID))
+    folding.take_in(
+        type_.encode(), b'{"secret":"s","set":{"a":1}%s}' % (b',"user":"ada"' if type_ != "created" else b"")
+    )
+    before = folding.snapshot
+    folding.take_in(b"updated", b'{"set":{"a":2}}')
+    assert (before.version, before.data) == (1, {"a": 1})
+    assert (folding.snapshot.version, folding.snapshot.data) == (2, {"a": 2})
+
+
 def test_old_events_go_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """There they are brought to today's form first."""
     folding = Folding(Snapshot(sid=SID))
