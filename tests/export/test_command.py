@@ -22,6 +22,7 @@ from evsession.export.source import Following, Wanted, replayed
 from evsession.view import CONTROL
 from tests.archive.logs import files_in
 from tests.conftest import until
+from tests.integration.apps import logged
 from tests.integration.test_command_line import KEY, command, settings
 from tests.servers import Server
 
@@ -185,13 +186,14 @@ async def test_an_export_tells_of_revocations_that_it_may_have_missed(
         "tenant:acme",
         "tenant:umbrella",
     ]
-    assert caplog.messages == []
+    assert logged(caplog) == []
     assert await manager.worker.store.expunge(-1_000) == 2
     assert len([record async for record in replayed(manager, wanted, end, None)]) == is_told
     following = aiter(Following(manager, wanted, end, idle=0.05))
     assert ((await anext(following))[0] is not None) is is_told
     await following.aclose()  # type: ignore[attr-defined]
-    assert ["revocations by name between" in message for message in caplog.messages] == [True, True] * is_told
+    messages = [record.getMessage() for record in logged(caplog)]
+    assert ["revocations by name between" in message for message in messages] == [True, True] * is_told
 
 
 async def test_the_cursor_of_a_filtered_export_moves_with_the_log(

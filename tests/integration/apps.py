@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import anyio
+import pytest
 import redis
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -225,6 +227,11 @@ def in_memory(store: MemoryStore | None = None, *, clock: Clock | None = None, *
     if store is None:
         store = MemoryStore() if clock is None else MemoryStore(clock=clock.server)
     return SessionManager(store, secret_key=KEY, **clocks, **options)
+
+
+def logged(caplog: pytest.LogCaptureFixture, level: int = logging.NOTSET) -> list[logging.LogRecord]:
+    """Return what we logged from a level on; other packages, whose threads and leftovers may speak up, are left out."""
+    return [r for r in caplog.records if r.name.partition(".")[0] == "evsession" and r.levelno >= level]
 
 
 @asynccontextmanager

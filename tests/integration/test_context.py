@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection
 
 from evsession import Actor, AuditPolicy, ConfigError, RecordedEvent, Session
 from evsession.context import parse_context
-from tests.integration.apps import Browser, app_of, in_memory
+from tests.integration.apps import Browser, app_of, in_memory, logged
 
 RAW = "".join(chr(code) for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029))
 """Every control character and line separator."""
@@ -103,13 +103,13 @@ async def test_a_provider_that_fails_breaks_nothing(policy: AuditPolicy, caplog:
     evil = "\x1b[31m\x85\x7f".encode("latin-1")
     event = await _event(policy, headers=[(b"x-evil", evil)])
     assert (event.set, event.actor) == ({"n": 1}, None)
-    (record,) = caplog.records
+    (record,) = logged(caplog)
     assert record.levelno == logging.ERROR
     _check_lines(caplog)
 
 
 def _check_lines(caplog: pytest.LogCaptureFixture) -> None:
-    for record in caplog.records:
+    for record in logged(caplog):
         message = record.getMessage()
         assert message.isprintable(), ascii(message)
 
@@ -187,7 +187,7 @@ async def test_names_of_keys_never_break_a_log_line(caplog: pytest.LogCaptureFix
 
     await browser.visit(app, act, headers=[(b"user-agent", RAW.encode()), (b"x-request-id", RAW.encode())])
     await browser.visit(app, path=f"/{RAW}")
-    assert sum(record.levelno == logging.WARNING for record in caplog.records) == 1
+    assert len(logged(caplog, logging.WARNING)) == 1
     _check_lines(caplog)
 
 

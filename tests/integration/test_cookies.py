@@ -24,6 +24,7 @@ from tests.integration.apps import (
     Clock,
     app_of,
     in_memory,
+    logged,
     setting,
     two_workers,
     types_of,
@@ -118,7 +119,7 @@ async def test_localhost_over_http_warns_once(manager: SessionManager, caplog: p
     """It names the switch for development."""
     for host in ("shop.example", "localhost:8000", "127.0.0.1", "testserver"):
         await Browser(scheme="http", host=host).visit(app_of(manager), lambda session: session.update(a=1))
-    (record,) = caplog.records
+    (record,) = logged(caplog)
     assert "CookiePolicy.for_localhost()" in record.getMessage()
 
 
@@ -128,9 +129,9 @@ async def test_the_warning_knows_the_names_of_this_machine(
 ) -> None:
     """Over https there is none."""
     await Browser(host=host).visit(app_of(manager), lambda session: session.update(a=1))
-    assert not caplog.records
+    assert not logged(caplog)
     await Browser(scheme="http", host=host).visit(app_of(manager), lambda session: session.update(a=1))
-    assert len(caplog.records) == 1
+    assert len(logged(caplog)) == 1
 
 
 # ── the fence ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -299,7 +300,7 @@ async def test_two_different_good_tokens_count_as_none(
     ann, bob = await _begun(manager), await _begun(manager, "bob")
     answer = await _with_cookies(app_of(manager), f"{COOKIE}={ann.token}; {COOKIE}={bob.token}".encode())
     assert (answer.json, answer.set_cookie) == ({}, None)
-    (record,) = caplog.records
+    (record,) = logged(caplog)
     assert ann.session_id in record.getMessage()
     assert bob.session_id in record.getMessage()
     assert str(ann.token)[25:91] not in caplog.text

@@ -14,7 +14,7 @@ from evsession.errors import UnknownFormat
 from evsession.events import Updated
 from evsession.wire import pack_notice, split_message
 from tests.conftest import until
-from tests.integration.apps import KEY, Browser, app_of, in_memory, setting, tap, two_workers, types_of
+from tests.integration.apps import KEY, Browser, app_of, in_memory, logged, setting, tap, two_workers, types_of
 from tests.servers import Server
 
 Workers = tuple[SessionManager, SessionManager]
@@ -165,7 +165,7 @@ async def test_a_snapshot_that_somebody_changed_is_never_served(
     answer = await browser.visit(app_of(two))
     assert (answer.status, answer.header("retry-after"), answer.set_cookie) == (503, "1", None)
     assert b"root" not in answer.body
-    (alarm,) = [record for record in caplog.records if record.levelno == logging.CRITICAL]
+    (alarm,) = logged(caplog, logging.CRITICAL)
     assert browser.session_id in alarm.getMessage()
     server.cli("SET", key, packed, "KEEPTTL")
     assert (await browser.visit(app_of(two))).json == {"role": "user"}

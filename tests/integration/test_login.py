@@ -14,7 +14,7 @@ from evsession import CodecError, Session, SessionEnded, SessionManager, Session
 from evsession.errors import InvalidUserId
 from evsession.stores.memory import MemoryStore
 from tests.conftest import until
-from tests.integration.apps import Act, Browser, app_of, in_memory, two_workers, types_of
+from tests.integration.apps import Act, Browser, app_of, in_memory, logged, two_workers, types_of
 from tests.servers import Server
 
 UUID_42 = UUID("00000000-0000-4000-8000-000000000042")
@@ -312,7 +312,7 @@ async def test_a_dead_token_has_an_empty_session_whose_writes_are_dropped(
     """No cookie is set or cleared; the names of what was dropped are logged, and it is counted."""
     answer = await dead.visit(app_of(manager), lambda session: dict(session) or session.update(pin="1234", b=2))
     assert (answer.status, answer.set_cookie) == (200, None)
-    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    (record,) = logged(caplog, logging.WARNING)
     assert '["pin", "b"]' in record.getMessage()
     assert dead.session_id in record.getMessage()
     assert "1234" not in caplog.text
@@ -341,7 +341,7 @@ async def test_reading_and_logging_out_with_a_dead_token_says_nothing(
 ) -> None:
     """There is nothing to drop."""
     answer = await dead.visit(app_of(manager), lambda session: session.logout())
-    assert (answer.status, answer.set_cookie, caplog.records) == (200, None, [])
+    assert (answer.status, answer.set_cookie, logged(caplog)) == (200, None, [])
 
 
 @pytest.mark.parametrize("sign_in", [lambda s: s.login(2), lambda s: s.update(user_id=2)])
@@ -402,7 +402,7 @@ async def test_a_request_in_flight_writes_nothing_into_a_session_that_somebody_s
     answer, _ = await _overtaken(app, app, browser, late, lambda session: session.login(42))
     assert (answer.status, answer.set_cookie) == (200, None)
     assert (await browser.visit(app)).json == {"cart": ["tea"]}
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert [record.levelno for record in logged(caplog)] == [logging.WARNING]
     assert "evil" not in caplog.text
     assert manager.stats().counts.dropped_changes == 1
 

@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket
 
 from evsession import Session, SessionManager, SessionMiddleware, SessionPolicy
 from evsession.errors import EvsessionError
-from tests.integration.apps import Act, Browser, app_of, in_memory
+from tests.integration.apps import Act, Browser, app_of, in_memory, logged
 
 Line = tuple[str, int, str, str, str]
 """Source, version, outcome, the keys that were changed, the keys that are there."""
@@ -32,7 +32,7 @@ class Log:
 
     def lines(self) -> list[str]:
         """Return the lines at DEBUG, and forget them."""
-        found = [r.getMessage() for r in self._caplog.records if r.levelno == logging.DEBUG]
+        found = [r.getMessage() for r in logged(self._caplog) if r.levelno == logging.DEBUG]
         self._caplog.clear()
         return found
 
@@ -222,4 +222,4 @@ async def test_other_levels_cost_nothing(manager: SessionManager, caplog: pytest
     """No line is made that nobody reads."""
     caplog.set_level(logging.INFO, logger="evsession.request")
     await Browser().visit(app_of(manager), lambda session: session.update(n=1))
-    assert not caplog.records
+    assert not logged(caplog)

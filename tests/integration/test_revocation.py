@@ -271,18 +271,18 @@ async def test_only_the_live_session_of_this_request_can_be_kept(server: Server)
 
 
 async def test_a_user_of_many_sessions_costs_as_much_as_one_of_a_single_one(server: Server) -> None:
-    """Counted in commands."""
+    """Counted in commands, those aside that the worker sends for itself meanwhile: the least of some tries."""
     async with workers(server.url, 1, CachePolicy()) as (one,):
-        await signed_in(one, 1)
-        for _ in range(50):
-            await one.create(user_id=2)
-        costs = []
-        for user in (1, 2):
-            await one.prove()
-            before = one.worker.store.calls  # type: ignore[attr-defined]
-            await one.revoke_user(user, timeout=AT_ONCE)
-            costs.append(one.worker.store.calls - before)  # type: ignore[attr-defined]
-        assert costs[0] == costs[1] <= 2
+        costs: dict[int, list[int]] = {1: [], 20: []}
+        for _ in range(5):
+            for sessions, seen in costs.items():
+                for _ in range(sessions):
+                    await one.create(user_id=sessions)
+                await one.prove()
+                before = one.worker.store.calls  # type: ignore[attr-defined]
+                await one.revoke_user(sessions, timeout=AT_ONCE)
+                seen.append(one.worker.store.calls - before)  # type: ignore[attr-defined]
+        assert min(costs[1]) == min(costs[20]) <= 2
 
 
 async def test_a_worker_that_starts_knows_what_was_revoked(server: Server) -> None:

@@ -30,7 +30,7 @@ from evsession.middleware import manager_of
 from evsession.starlette import Session, SessionMiddleware
 from evsession.stores.memory import MemoryStore
 from tests.conftest import until
-from tests.integration.apps import KEY, Answer, Browser, Clock, in_memory, types_of
+from tests.integration.apps import KEY, Answer, Browser, Clock, in_memory, logged, types_of
 from tests.servers import Server
 
 needs_1 = pytest.mark.skipif(
@@ -647,7 +647,7 @@ def test_memory_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         for secret in ("one", "two"):
             TestClient(app_of(secret_key=secret)).get("/read")
-    (record,) = caplog.records
+    (record,) = logged(caplog)
     assert "url='redis://…'" in record.getMessage()
 
 

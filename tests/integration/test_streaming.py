@@ -10,7 +10,7 @@ from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from evsession import CodecError, ResponseStarted, Session, SessionManager
-from tests.integration.apps import Act, Browser, app_of, types_of
+from tests.integration.apps import Act, Browser, app_of, logged, types_of
 
 
 def streaming(act: Act) -> Act:
@@ -114,7 +114,7 @@ async def test_a_late_beginning_is_dropped_with_a_warning(
     await browser.visit(app, lambda session: session.update(before))
     answer = await browser.visit(app, later(act))
     assert (answer.status, answer.body in (b"one two", b'"done"'), answer.set_cookie) == (200, True, None)
-    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    (record,) = logged(caplog, logging.WARNING)
     assert '"pin"' in record.getMessage()
     assert "1234" not in caplog.text
     assert manager.stats().counts.dropped_changes == 1

@@ -9,7 +9,7 @@ import pytest
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from evsession import CookiePolicy, ResponseStarted, SessionEnded, SessionManager, SessionPolicy
-from tests.integration.apps import Browser, app_of, in_memory, types_of
+from tests.integration.apps import Browser, app_of, in_memory, logged, types_of
 
 
 async def _begun(manager: SessionManager) -> Browser:
@@ -153,7 +153,7 @@ async def test_a_new_session_after_accept_is_dropped_with_a_warning(
         websocket.session["n"] = 1
 
     await Browser().connect(app_of(manager), act)
-    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    (record,) = logged(caplog, logging.WARNING)
     assert '["n"]' in record.getMessage()
 
 
@@ -215,7 +215,7 @@ async def test_only_our_own_pages_get_the_session(
     headers = [] if origin is None else [(b"origin", origin)]
     answer = await browser.connect(app_of(manager), read, headers=headers)
     assert ("ann" in answer.messages[1]["text"]) == is_served
-    assert bool(caplog.records) != is_served
+    assert bool(logged(caplog)) != is_served
     assert answer.set_cookie is None
 
 
