@@ -30,7 +30,8 @@ class Renewal(NamedTuple):
 NEVER_RENEWED: Final = Renewal()
 
 
-_EMPTY: Final[Mapping[str, Any]] = {}
+EMPTY: Final[Mapping[str, Any]] = {}
+"""What nobody fills: the data, facts and marks of a session that has none."""
 
 
 class Snapshot(NamedTuple):
@@ -48,13 +49,13 @@ class Snapshot(NamedTuple):
 
     sid: str
     version: int = 0
-    data: Mapping[str, Any] = _EMPTY
+    data: Mapping[str, Any] = EMPTY
     user_id: str | None = None
     names: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     control: str = ""
-    facts: Mapping[str, Any] = _EMPTY
-    marks: Mapping[str, int] = _EMPTY
+    facts: Mapping[str, Any] = EMPTY
+    marks: Mapping[str, int] = EMPTY
     detected: bool = False
     remembered: bool = False
     renewal: Renewal = NEVER_RENEWED

@@ -6,7 +6,7 @@ from evsession.audit.follow import Follower
 from evsession.audit.history import MAX_HISTORY, History
 from evsession.audit.report import Report, Trimmed
 from evsession.audit.trail import Audit
-from evsession.audit.travel import Difference, PastState
+from evsession.audit.travel import Difference, PastState, SessionState
 from evsession.audit.visits import Visit
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "History",
     "PastState",
     "Report",
+    "SessionState",
     "Trimmed",
     "Visit",
 ]

@@ -13,11 +13,10 @@ from evsession.audit.pages import LAST_ID
 from evsession.audit.reader import Reader
 from evsession.audit.record import readable
 from evsession.audit.stream import BEGINNING, Stream
-from evsession.audit.travel import PastState
+from evsession.audit.travel import SessionState
 from evsession.errors import LogTrimmed
-from evsession.folding import Folding
+from evsession.folding import Folding, nothing_of
 from evsession.info import milliseconds_of, time_of
-from evsession.state import Snapshot
 from evsession.wire import Line, StreamId, parse_id
 
 AT_ONCE: Final = 200
@@ -26,14 +25,14 @@ AT_ONCE: Final = 200
 _BEGINNING: Final = b"0-0"
 
 
-def read_states(reader: Reader, at: datetime | None) -> AsyncIterator[PastState]:
+def read_states(reader: Reader, at: datetime | None) -> AsyncIterator[SessionState]:
     """Return all sessions that lived at a moment; see `Audit.states`."""
     if at is None:
         return _read(reader, LAST_ID)
     return _read(reader, (milliseconds_of(at), LAST_ID[1]))
 
 
-async def _read(reader: Reader, last: StreamId) -> AsyncIterator[PastState]:
+async def _read(reader: Reader, last: StreamId) -> AsyncIterator[SessionState]:
     await reader.worker.ensure_open()
     unknown: dict[bytes, StreamId] = {}
     for shard in await reader.shards():
@@ -100,24 +99,24 @@ class Living:
                 if previous != _BEGINNING:
                     self.unknown.setdefault(sid, parse_id(line[0]))
                     continue
-                session = known[sid] = _Known(Snapshot(sid=sid.decode()))
-            elif session.last[0] != previous:
+                session = known[sid] = _Known(nothing_of(sid.decode()))
+            elif session.last != previous:
                 del known[sid]
                 self.unknown[sid] = parse_id(line[0])
                 continue
-            session.last = line
+            session.last = line[0]
             session.take_in(type_, line[9])
 
-    def states(self) -> Iterator[PastState]:
+    def states(self) -> Iterator[SessionState]:
         """Yield the state of each, which is then forgotten."""
         while self._known:
             _, session = self._known.popitem()
             snapshot = session.snapshot
-            yield PastState(snapshot, session.last, snapshot.user_id)
+            yield SessionState(snapshot, session.last, snapshot.user_id)
 
 
 class _Known(Folding):
-    """A session while its events pass, and the last of them."""
+    """A session while its events pass, and the id of the last of them."""
 
     __slots__ = ("last",)
-    last: Line
+    last: bytes

@@ -14,7 +14,7 @@ from evsession.audit.reader import Reader
 from evsession.audit.replay import end_of, read_span
 from evsession.audit.selection import Selection
 from evsession.audit.states import read_states
-from evsession.audit.travel import Difference, Moment, PastState, read_difference, read_state
+from evsession.audit.travel import Difference, Moment, PastState, SessionState, read_difference, read_state
 from evsession.audit.visits import Visit, read_visits
 from evsession.errors import ConfigError
 from evsession.events import RecordedEvent
@@ -84,12 +84,12 @@ class Audit:
             raise ConfigError(msg)
         return await read_state(self._reader, sid_of(session) or "", moment)
 
-    def states(self, *, at: datetime | None = None) -> AsyncIterator[PastState]:
+    def states(self, *, at: datetime | None = None) -> AsyncIterator[SessionState]:
         """Return all sessions that lived at a moment, or that live now, as they were after their last event till then.
 
-        It is `state_at` for all of them, by one pass over log and archive: in no order, shard by shard, and in a memory
-        for those of one shard that live. A deadline that had passed without an event does not count. While iterating,
-        it raises:
+        It is `state_at` for all of them, without the events, by one pass over log and archive: in no order, shard by
+        shard, and in a memory for those of one shard that live. A deadline that had passed without an event does not
+        count. While iterating, it raises:
 
         Raises:
             ConfigError: at once, for a time without a zone.

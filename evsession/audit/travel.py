@@ -8,13 +8,13 @@ from datetime import datetime
 from typing import Any, Final
 
 from evsession.audit.reader import MAX_WALK, Reader
-from evsession.audit.record import readable, recorded
+from evsession.audit.record import recorded
 from evsession.codec import unpack_event
 from evsession.errors import LogTrimmed
 from evsession.events import Cause, RecordedEvent
 from evsession.info import milliseconds_of, time_of
 from evsession.state import Snapshot, diff, evolve
-from evsession.wire import Entry, Line, entry_of, line_of, parse_id
+from evsession.wire import Entry, id_text, parse_id
 
 Moment = int | datetime
 """A version, 0 being before the first event, or an aware time of the server's clock."""
@@ -26,20 +26,20 @@ _PAGE: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class PastState:
+class SessionState:
     """A session as it was after one of its events.
 
-    What only passed without an event, such as a deadline that nobody has noticed yet, is not in it. What is told of the
-    event itself is read when it is asked for, because who looks at a million states seldom wants it.
+    What only passed without an event, such as a deadline that nobody has noticed yet, is not in it.
     """
 
     _snapshot: Snapshot
-    _line: Line
+    _id: bytes
     user_id: str | None
     """Who was signed in; of an ended session, who had been."""
 
     def __repr__(self) -> str:
-        return f"<PastState: session {self.session_id}, version {self.version}, user_id={self.user_id!r}>"
+        kind = type(self).__name__
+        return f"<{kind}: session {self.session_id}, version {self.version}, user_id={self.user_id!r}>"
 
     @property
     def session_id(self) -> str:
@@ -79,17 +79,14 @@ class PastState:
     @property
     def at(self) -> datetime:
         """When the event happened, on the server's clock (aware, UTC)."""
-        return time_of(parse_id(self._line[0])[0])
+        return time_of(parse_id(self._id)[0])
 
-    @property
-    def last(self) -> RecordedEvent:
-        """The event.
 
-        Raises:
-            UnknownFormat: nobody with the key wrote it.
-        """
-        with readable():
-            return recorded(entry_of(self._line), self.user_id)
+@dataclass(frozen=True, slots=True, repr=False)
+class PastState(SessionState):
+    """A session as it was after one of its events, and that event."""
+
+    last: RecordedEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,4 +144,5 @@ def _folded(entries: Sequence[Entry]) -> PastState:
             raise LogTrimmed(f"session {last.sid}", time_of(entry.id[0]))
         user = snapshot.user_id
         snapshot = evolve(snapshot, unpack_event(entry.type, entry.data))
-    return PastState(snapshot, line_of(last), snapshot.user_id or user)
+    user = snapshot.user_id or user
+    return PastState(snapshot, id_text(last.id).encode(), user, recorded(last, user))
