@@ -121,7 +121,7 @@ class Image(NamedTuple):
 
     `names` maps a name to its newest entry, ``id`` or ``id keep before``. `held` is the position of every entry, packed
     as `Positions` has it. `again` are position and data of the entries that were issued again. The names must have been
-    read before the rest. Whoever takes an image in owns it.
+    read before the rest: what was appended since is applied from the log. Whoever takes an image in owns it.
     """
 
     names: dict[bytes, bytes]
@@ -162,10 +162,15 @@ class Control:
     # ── taking in ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def apply(self, entry: Revocation) -> None:
-        """Take in the next entry of the log; one that is held already changes nothing."""
+        """Take in the next entry of the log; one that is in force already changes nothing.
+
+        That it is held is not enough: a log is loaded in parts, and the part with this entry's name may be older.
+        """
         if self._positions.has(entry.position):
-            return
-        self._positions.add(entry.position)
+            if self._is_in_force(entry):
+                return
+        else:
+            self._positions.add(entry.position)
         self._recent[entry.position.event] = entry._replace(follows=self._newest(entry.name).id)
         if len(self._recent) > MAX_RECENT:
             self._recent.popitem(last=False)
@@ -174,6 +179,12 @@ class Control:
         else:
             self._names[entry.name.encode()] = self._after(entry).text()
         self.epoch += 1
+
+    def _is_in_force(self, entry: Revocation) -> bool:
+        if not entry.places:
+            return self._newest(entry.name).id >= entry.position.id
+        known = self._again.get(entry.name, {}).get(entry.position.event)
+        return known is not None and known.position == entry.position
 
     def _after(self, entry: Revocation) -> _Newest:
         known = self._newest(entry.name)

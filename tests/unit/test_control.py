@@ -236,6 +236,22 @@ def test_of_entries_known_by_name_only_the_newest_is_issued_again() -> None:
     assert control.is_dead(standing_at(1))
 
 
+def test_an_entry_that_is_held_and_was_not_named_yet_is_applied() -> None:
+    """It came while the log was loaded, after the names and before the rest; once it is in force it is no news."""
+    control = Control()
+    event = bytes(16)
+    held = pack_position(position(1)) + pack_position(position(5)) + pack_position(Position((9, 0), event))
+    control.load(Image({}, held))
+    assert [control.verdict(standing_at(1, sid)) for sid in ("alice", "bob")] == ["alive", "alive"]
+    again = Revocation(Position((9, 0), event), "user:7", places=revocation_of(position(9), AGAIN).places, data=AGAIN)
+    for _ in range(2):
+        revoke(control, "user:42", 5, "bob")
+        control.apply(again)
+        assert [control.verdict(standing_at(1, sid)) for sid in ("alice", "bob")] == ["dead", "alive"]
+        assert control.is_dead(Snapshot(sid="s", user_id="7"))
+        assert (control.epoch, len(control._positions)) == (3, 3)
+
+
 def test_an_entry_that_none_of_us_wrote_is_passed_over() -> None:
     """It revokes nobody, and sessions may stand at it."""
     control = Control()
