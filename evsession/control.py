@@ -144,6 +144,7 @@ class Control:
         self._again: dict[str, dict[bytes, Revocation]] = {}
         self._places: dict[Position, Place] = {}
         self._recent: OrderedDict[bytes, Revocation] = OrderedDict()
+        self._passed_over: set[Position] = set()
 
     @property
     def highest(self) -> StreamId:
@@ -158,6 +159,10 @@ class Control:
     def entry(self, event: bytes) -> Revocation | None:
         """Return an entry that was applied lately, as it stands in the log now; None if it is lost or unknown."""
         return self._recent.get(event) if event not in self.lost else None
+
+    def has(self, position: Position) -> bool:
+        """Tell whether the log held has an entry of ours there, so that it is in force here."""
+        return self._positions.has(position) and position not in self._passed_over
 
     # ── taking in ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -207,6 +212,7 @@ class Control:
         """Take in that an entry stands there which revokes nobody, because none of us wrote it."""
         if not self._positions.has(position):
             self._positions.add(position)
+            self._passed_over.add(position)
 
     def load(self, image: Image) -> None:
         """Begin with a log as the store has it. What was known here and is not in it stays in force, as `lost`."""
@@ -216,6 +222,7 @@ class Control:
         for position, data in image.again:
             self._issued_again(revocation_of(position, data))
         self._recent = OrderedDict((event, one) for event, one in recent.items() if self._positions.has(one.position))
+        self._passed_over = {position for position in self._passed_over if self._positions.has(position)}
         common, is_back = self._positions.common_with(before), {position.event for position, _ in image.again}
         after = list(before.after(common))
         gone = [at for at in after if at.event not in is_back and not self._positions.has(at)]
@@ -230,6 +237,7 @@ class Control:
         if not self._positions.trim(first):
             return
         self._names = {name: raw for name, raw in self._names.items() if _Newest.parse(raw).id >= first}
+        self._passed_over = {position for position in self._passed_over if position.id >= first}
         for entries in self._again.values():
             for event in [event for event, entry in entries.items() if entry.position.id < first]:
                 del entries[event]
@@ -241,8 +249,10 @@ class Control:
         self._again.setdefault(entry.name, {})[event] = entry._replace(position=Position(FAR, event))
         self._places.update((Position(place.id, event), place) for place in entry.places)
 
-    def settle(self, event: bytes) -> None:
-        """Give up a lost entry: the log has another attempt at the same."""
+    def settle(self, event: bytes, position: Position) -> None:
+        """Give up a lost entry if the log held has another attempt at the same there; until then it stays in force."""
+        if event not in self.lost or not self.has(position):
+            return
         entry = self.lost.pop(event)
         del self._again[entry.name][event]
         for place in entry.places:

@@ -142,16 +142,17 @@ class Revoker:
         """After a failover, append the entries that this worker knows and the new history has lost.
 
         Raises:
-            StoreUnavailable: some of them are not there yet; they stay in force here.
+            StoreUnavailable: some of them are not there yet; they stay in force here, until the next call.
         """
         control = self._replica.cache.control
-        for entry in list(control.lost.values()):
-            stamp = Stamp(event_id=entry.position.event, actor=b"system failover")
-            again = self._entry(entry.name, stamp, entry.keep, data_of(entry), entry.places[-1].common)
-            reply = await self._store.revoke(again._replace(is_again=True))
-            if reply.position.event != stamp.event_id:
-                control.settle(stamp.event_id)
-            await self._apply(reply.position)
+        for event in list(control.lost):
+            entry = control.lost.get(event)  # as it is by now: others take in what the log brings while this one waits
+            if entry is not None:
+                stamp = Stamp(event_id=event, actor=b"system failover")
+                again = self._entry(entry.name, stamp, entry.keep, data_of(entry), entry.places[-1].common)
+                reply = await self._store.revoke(again._replace(is_again=True))
+                await self._apply(reply.position)
+                control.settle(event, reply.position)
 
     def _entry(self, name: str, stamp: Stamp, keep: str | None, data: bytes, since: StreamId) -> NamedRevoked:
         keys, audit = self._keys.signing, self._keys.audit_id
@@ -184,7 +185,7 @@ class Revoker:
         """Have an entry in force here. It stands in the log; if that cannot be read now, the receipt will say so."""
         cache, view = self._replica.cache, self._replica.cache.view(CONTROL)
         try:
-            if cache.control.entry(position.event) is None:
+            if not cache.control.has(position):
                 view.gap = True
                 await self._replica.repair(view)
         except StoreUnavailable:

@@ -6,7 +6,7 @@ Each write is checked as it is executed: whatever breaks a promise raises `Viola
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -324,10 +324,26 @@ class Primary(MemoryStore):
         It was executed after the request began that began the session, or after the entry at which that stands. Where
         that stood, and whether it was lost and issued again since, is no excuse.
         """
-        begun = min(self._position_was_at(snapshot), self._began_at[snapshot.sid, snapshot.control])
+        begun = self._begun_at(snapshot)
         return next(
             (one for one in self.revocations if one.since < before and one.at > begun and one.is_for(snapshot)), None
         )
+
+    def killer_among(self, snapshot: Snapshot, applied: Collection[bytes]) -> Revocation | None:
+        """Return a revocation that kills a session, of those with these event ids, lost by now or not.
+
+        It counts from its first attempt on: where that comes back, a later one gives way to it.
+        """
+        begun = self._begun_at(snapshot)
+        known = (one for one in self.ever_revoked if one.position.event in applied and one.is_for(snapshot))
+        return next((one for one in known if self._tried_at(one) > begun), None)
+
+    def _tried_at(self, revocation: Revocation) -> float:
+        key = revocation.position.event[:EVENT_KEY]
+        return next(one.at for one in self.ever_revoked if one.position.event[:EVENT_KEY] == key)
+
+    def _begun_at(self, snapshot: Snapshot) -> float:
+        return min(self._position_was_at(snapshot), self._began_at[snapshot.sid, snapshot.control])
 
     def _position_was_at(self, snapshot: Snapshot) -> float:
         """Return when the entry at which a session stands was executed at that very place."""

@@ -73,6 +73,8 @@ class Worker:
         self.name = f"w{number}"
         self.link = Link(world.network, self.name)
         self.offset = 1000.0 * number
+        self.applied: set[bytes] = set()
+        """The revocations that it has applied at some time: from then on they are in force here, whatever is lost."""
         self.manager = SessionManager(
             self.link, secret_key=SECRET, namespace=NAMESPACE, policy=world.policy, cookie=COOKIE,
             cache=CachePolicy(max_staleness=timedelta(seconds=STALENESS), max_entries=world.entries),
@@ -97,8 +99,6 @@ class World:
         self.acknowledged: dict[bytes, bytes] = {}
         """The head that each cookie's response acknowledged."""
         self._watched_at = 0.0
-        self.applied: set[bytes] = set()
-        """The revocations that a worker has applied at some time."""
         self._revoking: list[asyncio.Task[None]] = []
         self.loop.watch = self._watch
         self._count = 0
@@ -280,7 +280,7 @@ class World:
             return
         self._watched_at = self.loop.now
         for worker in self.workers:
-            self.applied |= {event[:EVENT_KEY] for event in worker.manager.worker.cache.control._recent}
+            worker.applied.update(worker.manager.worker.cache.control._recent)
             if not self.loop.is_paused(worker.name):
                 for sid in self.primary.truths:
                     cached = worker.manager.worker.cache.lookup(sid, worker.manager.clock())
@@ -304,6 +304,8 @@ class World:
                 self._fail(f"{worker.name}'s {source}: {served}, when the truth was {'; '.join(map(str, truths))}")
         if not is_dead and snapshot.ended is None and (killer := self.primary.killer_of(snapshot, since)):
             self._fail(f"{worker.name}'s {source} at {self.loop.now:.4f}: a session that {killer} had revoked")
+        if not is_dead and snapshot.ended is None and (killer := self.primary.killer_among(snapshot, worker.applied)):
+            self._fail(f"{worker.name}'s {source} at {self.loop.now:.4f}: a session that it knew {killer} to revoke")
 
     def _check_served(self, worker: Worker, session: Session, ticket: Ticket | None, seen: bytes | None) -> None:
         source = session.info.source
@@ -366,7 +368,8 @@ class World:
                 if truth is not None and truth.snapshot.ended is None:
                     self._fail(f"{worker.name} knows that {sid} has ended, and it lives")
         held = {revocation.position.event[:EVENT_KEY] for revocation in self.primary.revocations}
-        if lost_for_good := self.applied - held:
+        applied = {event[:EVENT_KEY] for worker in self.workers for event in worker.applied}
+        if lost_for_good := applied - held:
             self._fail(f"nobody has issued again what a worker had applied: {lost_for_good}")
         logged = {self.primary._name_of(entry) for entry in self.primary.history}
         for operation in self.primary.operations.values():

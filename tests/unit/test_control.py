@@ -186,11 +186,15 @@ def test_what_is_older_than_the_log_is_forgotten() -> None:
     control = with_others(1)
     control.apply(Revocation(position(2), "user:7", places=revocation_of(position(2), AGAIN).places, data=AGAIN))
     revoke(control, "user:42", 3)
+    control.pass_over(position(4))
     control.trim((3, 0))
     control.trim((3, 0))
+    assert (control.has(position(3)), control.has(position(4))) == (True, False)
     assert control.killer(Snapshot(sid="s", user_id="7")) is None
     assert control.killer(Snapshot(sid="s", user_id="somebody")) is None
     assert control.is_dead(standing_at(2))
+    control.load(Image({b"user:42": b"3-0"}, pack_position(position(3)) + pack_position(position(4))))
+    assert not control.has(position(4))
 
 
 AGAIN = b'{"name":"user:7","places":[["1-5","0-0","' + b"ab" * 16 + b'"]]}'
@@ -216,9 +220,26 @@ def test_a_lost_entry_that_was_tried_again_is_given_up() -> None:
     control.load(Image({}, pack_position(position(1))))
     assert control.verdict(standing_at(5)) == "alive"
     assert control.verdict(standing_at(1)) == "dead"
-    control.settle(position(5).event)
     revoke(control, "user:somebody", 7)
+    control.settle(position(5).event, position(7))
     assert (control.lost, control.verdict(standing_at(5)), control.verdict(standing_at(1))) == ({}, "dead", "alive")
+    control.settle(position(5).event, position(7))
+
+
+def test_a_lost_entry_stays_in_force_until_the_other_attempt_is() -> None:
+    """One that the log is said to hold kills nobody here before it was applied, nor does what somebody else wrote."""
+    control = with_others(1)
+    revoke(control, "user:42", 5)
+    control.load(Image({}, pack_position(position(1))))
+    control.pass_over(position(7))
+    for other in (position(7), position(9)):
+        assert not control.has(other)
+        control.settle(position(5).event, other)
+        assert control.verdict(standing_at(1)) == "dead"
+    revoke(control, "user:42", 9)
+    assert control.has(position(9))
+    control.settle(position(5).event, position(9))
+    assert (control.lost, control.verdict(standing_at(1)), control.verdict(standing_at(9))) == ({}, "dead", "alive")
 
 
 def test_of_entries_known_by_name_only_the_newest_is_issued_again() -> None:
