@@ -215,31 +215,52 @@ class Control:
             self._passed_over.add(position)
 
     def load(self, image: Image) -> None:
-        """Begin with a log as the store has it. What was known here and is not in it stays in force, as `lost`."""
-        before, recent, names, lost = self._positions, self._recent, self._names, self.lost
+        """Begin with a log as the store has it. What was known here and is not in it stays in force, as `lost`.
+
+        Raises:
+            ValueError: somebody else wrote into it; then all is as it was.
+        """
+        again = [revocation_of(position, data) for position, data in image.again]
+        before, names, lost, known = self._positions, self._names, self.lost, self._whole()
         self._positions, self._names = Positions(image.held), image.names
         self._again, self._places, self.lost = {}, {}, {}
-        for position, data in image.again:
-            self._issued_again(revocation_of(position, data))
-        self._recent = OrderedDict((event, one) for event, one in recent.items() if self._positions.has(one.position))
+        for entry in again:
+            self._issued_again(entry)
+        here = ((event, one) for event, one in self._recent.items() if self._positions.has(one.position))
+        self._recent = OrderedDict(here)
         self._passed_over = {position for position in self._passed_over if self._positions.has(position)}
-        common, is_back = self._positions.common_with(before), {position.event for position, _ in image.again}
+        common = self._positions.common_with(before)
+        is_back = {entry.position.event for entry in again}
+        is_back.update(event for event, entry in lost.items() if self._stands_where_it_stood(entry))
         after = list(before.after(common))
         gone = [at for at in after if at.event not in is_back and not self._positions.has(at)]
-        found = [_at(entry, common, after[0].event) for entry in _known(gone, recent, names)]
+        found = [_at(entry, common, after[0].event) for entry in _known(gone, known, names)]
         found += [_still(entry, common) for event, entry in lost.items() if event not in is_back]
         for entry in sorted(found, key=lambda entry: entry.position.id):
             self._lose(entry)
         self.epoch += bool(image.held or len(before))
 
-    def trim(self, first: StreamId) -> None:
-        """Forget the entries before an id, which the store has removed since no living session is as old."""
-        if not self._positions.trim(first):
+    def _stands_where_it_stood(self, entry: Revocation) -> bool:
+        """Tell whether a lost entry is in the log after all: the history that holds it serves once more."""
+        return any(self._positions.has(Position(place.id, entry.position.event)) for place in entry.places)
+
+    def _whole(self) -> dict[bytes, Revocation]:
+        """Return what is known of entries in the log beside names: those of late, and all that were issued again."""
+        again = self._again.values()
+        known = {event: entry for entries in again for event, entry in entries.items() if event not in self.lost}
+        return known | self._recent
+
+    def trim(self, first: Position) -> None:
+        """Forget the entries before the log's first, which the store has removed since no living session is as old.
+
+        If that is not held here, it may be another history's, and all that it lacks may have to be issued again.
+        """
+        if not self._positions.has(first) or not self._positions.trim(first.id):
             return
-        self._names = {name: raw for name, raw in self._names.items() if _Newest.parse(raw).id >= first}
-        self._passed_over = {position for position in self._passed_over if position.id >= first}
+        self._names = {name: raw for name, raw in self._names.items() if _Newest.parse(raw).id >= first.id}
+        self._passed_over = {position for position in self._passed_over if position.id >= first.id}
         for entries in self._again.values():
-            for event in [event for event, entry in entries.items() if entry.position.id < first]:
+            for event in [event for event, entry in entries.items() if entry.position.id < first.id]:
                 del entries[event]
 
     def _lose(self, entry: Revocation) -> None:
@@ -320,29 +341,40 @@ class Control:
 
 
 def _known(
-    gone: Sequence[Position], recent: Mapping[bytes, Revocation], names: Mapping[bytes, bytes]
+    gone: Sequence[Position], whole: Mapping[bytes, Revocation], names: Mapping[bytes, bytes]
 ) -> Iterator[Revocation]:
-    """Yield what is known of lost entries: those of late, and the newest of each name."""
-    yield from (recent[position.event] for position in gone if position.event in recent)
-    older = {id_text(position.id).encode(): position for position in gone if position.event not in recent}
+    """Yield what is known of lost entries: those known whole, and the newest of each name.
+
+    If that excepts a session, also the newest that does not: whom else this one excepted the later one has revoked.
+    """
+    yield from (whole[position.event] for position in gone if position.event in whole)
+    older = {position.id: position for position in gone if position.event not in whole}
     for name, raw in names.items() if older else ():
-        position = older.get(raw.split(b" ", 1)[0])
-        if position is not None:
-            yield Revocation(position, name.decode(), _Newest.parse(raw).keep)
+        newest = _Newest.parse(raw)
+        for id_, keep in ((newest.id, newest.keep), (newest.before, None)):
+            if id_ in older:
+                yield Revocation(older[id_], name.decode(), keep)
 
 
 def _at(entry: Revocation, common: StreamId, lost: bytes) -> Revocation:
     """Return an entry that was lost, with the place where it stood."""
-    return entry._replace(places=(*entry.places, Place(entry.position.id, common, lost)))
+    return entry._replace(places=(*_shared(entry.places, common), Place(entry.position.id, common, lost)))
 
 
 def _still(entry: Revocation, common: StreamId) -> Revocation:
-    """Return an entry that was lost before and has not come back: what its history shares with this one is less.
+    """Return an entry that was lost before and has not come back.
 
     Of what was lost only now, nobody can tell whether it came before: sessions at such an entry may be killed by that.
     """
-    *earlier, last = entry.places
-    return entry._replace(places=(*earlier, last._replace(common=min(last.common, common))))
+    return entry._replace(places=_shared(entry.places, common))
+
+
+def _shared(places: Iterable[Place], common: StreamId) -> tuple[Place, ...]:
+    """Return the places of an entry after one more failover: what each of their histories shares with the log is less.
+
+    The new log may hand out ids lower than what was shared before, so an entry at such an id came later all the same.
+    """
+    return tuple(place._replace(common=min(place.common, common)) for place in places)
 
 
 def _all_names(snapshot: Snapshot) -> tuple[str, ...]:

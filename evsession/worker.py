@@ -396,7 +396,7 @@ class Worker:
         meta = await self.store.claim({})
         await self.store.expunge(int(meta[LONGEST_ABSOLUTE]))
         for entry in await self.store.read(CONTROL, START, 1):
-            self.cache.control.trim(entry.id)
+            self.cache.control.trim(entry.position)
 
     async def _prune(self, shard: str) -> None:
         """Remove records of workers that this one saw unchanged for ten of their bounds, on its own clock."""

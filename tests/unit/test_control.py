@@ -187,14 +187,24 @@ def test_what_is_older_than_the_log_is_forgotten() -> None:
     control.apply(Revocation(position(2), "user:7", places=revocation_of(position(2), AGAIN).places, data=AGAIN))
     revoke(control, "user:42", 3)
     control.pass_over(position(4))
-    control.trim((3, 0))
-    control.trim((3, 0))
+    control.trim(position(3))
+    control.trim(position(3))
     assert (control.has(position(3)), control.has(position(4))) == (True, False)
     assert control.killer(Snapshot(sid="s", user_id="7")) is None
     assert control.killer(Snapshot(sid="s", user_id="somebody")) is None
     assert control.is_dead(standing_at(2))
     control.load(Image({b"user:42": b"3-0"}, pack_position(position(3)) + pack_position(position(4))))
     assert not control.has(position(4))
+
+
+def test_a_log_that_begins_where_nothing_is_known_is_another_one() -> None:
+    """A server that began anew has lost what is older, and it is to be issued again, not forgotten."""
+    control = with_others(1)
+    revoke(control, "user:42", 3)
+    control.trim(Position((9, 0), bytes(16)))
+    control.load(Image({}, pack_position(Position((9, 0), bytes(16)))))
+    assert control.verdict(standing_at(1)) == "dead"
+    assert len(control.lost) == 2
 
 
 AGAIN = b'{"name":"user:7","places":[["1-5","0-0","' + b"ab" * 16 + b'"]]}'
@@ -242,15 +252,37 @@ def test_a_lost_entry_stays_in_force_until_the_other_attempt_is() -> None:
     assert (control.lost, control.verdict(standing_at(1)), control.verdict(standing_at(9))) == ({}, "dead", "alive")
 
 
+def test_an_entry_that_was_issued_again_and_loaded_is_lost_like_any_other() -> None:
+    """A worker that has started since knows it as well as the one that had issued it."""
+    control = Control()
+    event = bytes(16)
+    control.load(Image({}, pack_position(Position((9, 0), event)), [(Position((9, 0), event), AGAIN)]))
+    control.load(Image({}, b""))
+    (lost,) = control.lost.values()
+    assert (lost.name, [place.id for place in lost.places]) == ("user:7", [(1, 5), (9, 0)])
+    assert control.is_dead(Snapshot(sid="s", user_id="7"))
+
+
+def test_a_log_that_cannot_be_read_changes_nothing() -> None:
+    """What the worker knew stays in force, and is found lost once the log can be read."""
+    control = with_others(1)
+    revoke(control, "user:42", 5)
+    with pytest.raises(ValueError, match="form"):
+        control.load(Image({}, b"", [(position(7), b"[]")]))
+    assert control.verdict(standing_at(1)) == "dead"
+    control.load(Image({}, pack_position(position(1))))
+    assert (control.verdict(standing_at(1)), len(control.lost)) == ("dead", 1)
+
+
 def test_of_entries_known_by_name_only_the_newest_is_issued_again() -> None:
-    """A worker that has started since has no more than that of them."""
+    """A worker that has started since has no more than that, and the newest that spares nobody whom that one spares."""
     control = Control()
     names = {b"user:42": b"5-0", b"user:7": b"6-0 alice 3-0", b"user:8": b"1-0"}
     held = b"".join(pack_position(position(id_)) for id_ in (1, 3, 5, 6))
     control.load(Image(names, held))
     control.load(Image({b"user:8": b"1-0"}, pack_position(position(1))))
     lost = [(entry.name, entry.keep, [place.id for place in entry.places]) for entry in control.lost.values()]
-    assert lost == [("user:42", None, [(5, 0)]), ("user:7", "alice", [(6, 0)])]
+    assert lost == [("user:7", None, [(3, 0)]), ("user:42", None, [(5, 0)]), ("user:7", "alice", [(6, 0)])]
     assert loads(data_of(control.lost[position(6).event])) == {
         "name": "user:7", "keep": "alice", "places": [["6-0", "1-0", position(3).event.hex()]],
     }  # fmt: skip
