@@ -34,6 +34,13 @@ Source: 5 % of the default bound, where crystals differ by 0.01 %.
 REPLICAS_WITHIN: Final = 0.1
 """Seconds that a receipt waits for replicas once all workers have answered.  Source: they answer in a round trip."""
 
+JUMP: Final = 2**16
+"""How far past the highest id seen an entry may stand that is issued again: drawn at random.
+
+Source: two workers may issue it in two histories without knowing of each other, under one event id. The same id as well
+would make one history pass for the other. Positions have 32 bits for this number.
+"""
+
 FIRST_PAUSE: Final = 0.001
 LONGEST_PAUSE: Final = 0.05
 """Seconds between attempts, doubled and drawn at random."""
@@ -150,7 +157,9 @@ class Revoker:
             if entry is not None:
                 stamp = Stamp(event_id=event, actor=b"system failover")
                 again = self._entry(entry.name, stamp, entry.keep, data_of(entry), entry.places[-1].common)
-                reply = await self._store.revoke(again._replace(is_again=True))
+                ms, seq = again.highest
+                highest = (ms, seq + random.randrange(JUMP))
+                reply = await self._store.revoke(again._replace(is_again=True, highest=highest))
                 await self._apply(reply.position)
                 control.settle(event, reply.position)
 

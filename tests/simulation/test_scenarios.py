@@ -265,6 +265,26 @@ async def test_a_lost_revocation_is_issued_again_with_all_that_is_known_by_then(
     assert (last.name, [place.common for place in last.places]) == ("user:43", [START.id])
 
 
+async def test_an_entry_issued_again_twice_never_stands_at_one_position_in_two_histories() -> None:
+    """Whoever stood there in the first would take the second for the same, and never read what was lost with it."""
+    random.seed(0)
+    primary = Attempts()
+    one, two = Follower(primary), Follower(primary)
+    await one.follow()
+    await one.revoke("user:42")
+    await two.follow()
+    primary.fail_over(1, -300)
+    for worker in (one, two):
+        await worker.follow()
+    await one.revoker.issue_again()
+    first = primary.revocations[-1].position
+    primary.fail_over(1, 0)
+    await two.revoker.issue_again()
+    second = primary.revocations[-1].position
+    assert first.event == second.event
+    assert first.id != second.id
+
+
 def _last_of(primary: Primary) -> tuple[Position, bytes]:
     entry = primary._shard(CONTROL).log[-1]
     return entry.position, entry.data
