@@ -16,6 +16,8 @@ from evsession.events import Changes
 from evsession.exchange import Exchange
 from evsession.plan import Plan
 from evsession.replica import Replica
+from evsession.revocation import Revoker
+from evsession.store import EVENT_KEY
 from evsession.stores import revocations
 from evsession.stores.shard import Shard
 from evsession.view import CONTROL, BeatReply, View
@@ -282,3 +284,19 @@ def lost_revocations_are_issued_again(patch: pytest.MonkeyPatch) -> None:
 def a_revocation_is_looked_for_before_it_is_appended(patch: pytest.MonkeyPatch) -> None:
     """Append at every attempt."""
     patch.setattr(revocations, "found", lambda shard, entry: None)
+
+
+@rule
+def a_lost_revocation_is_in_force_until_the_other_attempt_is(patch: pytest.MonkeyPatch) -> None:
+    """Give it up as soon as the store names another attempt."""
+
+    async def apply(original: Any, self: Revoker, position: Position) -> None:
+        control, key = self._replica.cache.control, position.event[:EVENT_KEY]
+        others = [event for event in control.lost if event[:EVENT_KEY] == key and event != position.event]
+        with pytest.MonkeyPatch.context() as at_once:
+            at_once.setattr(control, "has", lambda position: True)
+            for event in others:
+                control.settle(event, position)
+        await original(self, position)
+
+    _around(patch, Revoker, "_apply", apply)
