@@ -459,10 +459,14 @@ class Worker:
         if cached is None or cached.stored.snapshot.ended is not None:
             return False
 
+        ended: Ended | None = None
+
         def decide(snapshot: Snapshot | None) -> Event | None:
-            if snapshot is None or snapshot.ended is not None or (by and not self.cache.control.is_dead(snapshot)):
-                return None
-            return Ended(cause=cause, reason=reason, by=by)
+            nonlocal ended
+            is_over = snapshot is None or snapshot.ended is not None
+            is_spared = by and snapshot is not None and not self.cache.control.is_dead(snapshot)
+            ended = None if is_over or is_spared else Ended(cause=cause, reason=reason, by=by)
+            return ended
 
         try:
             stored = await self.committer.append(
@@ -470,7 +474,8 @@ class Worker:
             )
         except SessionError:
             return False
-        return stored is not None and stored.snapshot.ended == cause
+        # Another call of this worker may have ended it while this one waited for its turn.
+        return ended is not None and stored is not None and stored.snapshot.ended == cause
 
     async def place_of_end(self, sid: str) -> Position | None:
         """Return where the end of a session stands in its log; None if it has none, or that is long ago."""

@@ -175,6 +175,21 @@ async def test_two_workers_that_sweep_at_once_on_a_server(server: Server) -> Non
         assert one.stats().counts.swept + two.stats().counts.swept == 20
 
 
+async def test_of_calls_that_end_a_session_at_once_one_did_it(server: Server) -> None:
+    """Those who queue behind it in the same worker find it over: a sweep by hand beside the one in the background."""
+    async with SessionManager(RedisStore(server.url, namespace="shop"), secret_key=KEY) as manager:
+        session = await manager.create()
+        did: list[bool] = []
+
+        async def end() -> None:
+            did.append(await manager.worker.end(session.id, "logout"))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(end)
+        assert sorted(did) == [False] * 4 + [True]
+
+
 @pytest.mark.parametrize("junk", [b"hello", b"\xff\xfe", b"", b"zz" + b"a" * 22])
 async def test_what_somebody_else_put_into_the_index_of_deadlines_stops_no_sweeper(server: Server, junk: bytes) -> None:
     """It goes, and what is due after it is ended."""
