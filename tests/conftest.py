@@ -5,21 +5,31 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import timedelta
+from typing import Final
 
 import anyio
 import pytest
 from hypothesis import HealthCheck, settings
 
+from evsession.config import StorePolicy
 from tests.servers import NAMES, FakeRedis, Server, find_binaries, is_promised
 
 # How long an example takes says how busy the machine is, and nothing of what the test is about.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
+PATIENT: Final = {
+    "command_timeout": timedelta(seconds=10),
+    "connect_timeout": timedelta(seconds=10),
+    "commit_timeout": timedelta(seconds=20),
+}
+"""The time-outs of a test that is not about time: a server that a busy machine keeps waiting is not away."""
+
 ServerOf = Callable[[str], Server]
 
 
-async def until(condition: Callable[[], object | Awaitable[object]], what: str, timeout: float = 20.0) -> None:
+async def until(condition: Callable[[], object | Awaitable[object]], what: str, timeout: float = 60.0) -> None:
     """Return once the condition holds, asked every 5 ms; fail the test after `timeout` seconds, naming `what`.
 
     The condition may be a coroutine function. It is asked once more after the deadline, so that a machine that stood
@@ -40,6 +50,14 @@ async def until(condition: Callable[[], object | Awaitable[object]], what: str, 
 def anyio_backend() -> str:
     """Run async tests on asyncio; `parametrize("anyio_backend", ["trio"])` runs one on another loop."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def patience() -> Iterator[None]:
+    """Have every `StorePolicy` be `PATIENT` in what it leaves open; a module about the defaults has its own fixture."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StorePolicy.__init__, "__kwdefaults__", (StorePolicy.__init__.__kwdefaults__ or {}) | PATIENT)
+        yield
 
 
 @pytest.fixture(scope="session")

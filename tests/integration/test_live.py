@@ -29,7 +29,7 @@ from evsession import (
     session_of,
 )
 from tests.conftest import until
-from tests.integration.apps import Act, Browser, app_of, in_memory, setting
+from tests.integration.apps import Act, Browser, Clock, app_of, in_memory, setting
 from tests.integration.lines import echo, line, request, signed_in, silent, socket, ticking
 
 
@@ -197,9 +197,9 @@ async def test_who_has_no_session_is_left_alone(manager: SessionManager) -> None
     assert manager.stats().open == 0
 
 
-async def test_a_socket_closes_when_its_session_expires() -> None:
+async def test_a_socket_closes_when_its_session_expires(clock: Clock) -> None:
     """Without any other traffic; what its client says keeps the session alive, what it hears does not."""
-    manager = in_memory(policy=SessionPolicy(idle_timeout=timedelta(seconds=0.3)))
+    manager = in_memory(clock=clock, policy=SessionPolicy(idle_timeout=timedelta(seconds=0.3)))
 
     async def talk(websocket: WebSocket) -> None:
         await websocket.accept()
@@ -218,25 +218,44 @@ async def test_a_socket_closes_when_its_session_expires() -> None:
 
     async with socket(manager, await signed_in(manager), talk) as one:
         await one.accepted()
-        for _ in range(10):
+        for number in range(10):
+            clock.advance(seconds=0.06)
             await one.say("I am here")
-            await anyio.sleep(0.06)
+            await until(lambda number=number: manager.stats().counts.touches > number, "it counts")  # type: ignore[misc]
+        await _looked_at(manager)
         assert not one.is_over
+        for _ in range(4):
+            clock.advance(seconds=0.06)
+            count = len(one.texts)
+            await until(lambda count=count: len(one.texts) > count, "it ticks")  # type: ignore[misc]
+        await _looked_at(manager)
+        assert not one.is_over
+        clock.advance(seconds=0.07)
         await one.over()
         assert {"type": "websocket.close", "code": 4401, "reason": "idle"} in one.sent
-    assert manager.stats().counts.touches >= 3
+    assert manager.stats().counts.touches == 10
 
 
-async def test_a_deadline_is_only_a_lower_bound(manager: SessionManager) -> None:
+async def _looked_at(manager: SessionManager) -> None:
+    """Have what is open and past its deadline asked about now, not when a real timer says so."""
+    worker = manager.worker
+    worker.connections.tend()
+    await until(lambda: not any(one.must_ask(worker.clock()) for one in worker.connections._all()), "it is asked about")
+
+
+async def test_a_deadline_is_only_a_lower_bound(clock: Clock) -> None:
     """A socket whose session others keep alive is asked about when its deadline comes, and stays."""
-    manager = in_memory(policy=SessionPolicy(idle_timeout=timedelta(seconds=0.2)))
+    manager = in_memory(clock=clock, policy=SessionPolicy(idle_timeout=timedelta(seconds=0.2)))
     browser = await signed_in(manager)
     async with socket(manager, browser, echo) as one:
+        await one.accepted()
         for _ in range(8):
+            clock.advance(seconds=0.05)
             await browser.visit(app_of(manager))
-            await anyio.sleep(0.05)
+        await _looked_at(manager)
         await one.say("hello")
         await until(lambda: one.texts == ["hello"], "it echoes")
+        clock.advance(seconds=0.21)
         await one.over()
         assert one.last["reason"] == "idle"
 

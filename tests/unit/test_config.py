@@ -24,6 +24,11 @@ POLICIES: list[Any] = [SessionPolicy, CookiePolicy, CachePolicy, AuditPolicy, St
 SECRET = "a secret of thirty-two characters or more"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def patience() -> None:
+    """Leave the defaults as users have them."""
+
+
 def user_of(data: Mapping[str, Any]) -> object:
     """Tell the user from the data, as an app may."""
     return data.get("account")
