@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import unquote
@@ -12,25 +12,36 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evsession import CachePolicy, CookiePolicy, SessionManager, SessionMiddleware, StorePolicy
 from evsession.session import Session
+from evsession.worker import local_clock
 
 SECRET: Final = "a secret key of the chaos tests, 32 characters and more"
 COOKIE: Final = CookiePolicy.for_localhost()
 
 PATIENCE: Final = StorePolicy(
-    command_timeout=timedelta(seconds=0.4),
-    connect_timeout=timedelta(seconds=0.4),
+    command_timeout=timedelta(seconds=10),
+    connect_timeout=timedelta(seconds=10),
     probe_every=timedelta(seconds=0.1),
     resubscribe_at_most=timedelta(seconds=0.1),
+    commit_timeout=timedelta(seconds=20),
+)
+"""For servers that answer, or break the connection: with less, a busy machine is an outage."""
+
+HASTY: Final = replace(
+    PATIENCE,
+    command_timeout=timedelta(seconds=0.4),
+    connect_timeout=timedelta(seconds=0.4),
     commit_timeout=timedelta(seconds=0.8),
 )
+"""For servers that hang on purpose."""
+
 LONGEST: Final = 0.4 + 0.4 + 0.8
-"""Seconds that a request may take in all: a connection, a command, a commit."""
+"""Seconds that a request may take in all with `HASTY`: a connection, a command, a commit."""
 
 STALENESS: Final = timedelta(seconds=0.5)
 
 
 def manager_of(url: str, **options: Any) -> SessionManager:
-    """Return a manager with short time-outs, on the key and cookie of these tests."""
+    """Return a manager on the key and cookie of these tests."""
     settings: dict[str, Any] = {
         "secret_key": SECRET,
         "cookie": COOKIE,
@@ -38,6 +49,20 @@ def manager_of(url: str, **options: Any) -> SessionManager:
         "cache": CachePolicy(max_staleness=STALENESS),
     }
     return SessionManager.from_url(url, namespace="chaos", **(settings | options))
+
+
+class Clock:
+    """This machine's time, ahead of which a test may let a worker run."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def __call__(self) -> float:
+        return local_clock() + self._ahead
+
+    def advance(self, by: timedelta) -> None:
+        """Let time pass for the worker."""
+        self._ahead += by.total_seconds()
 
 
 def app_of(manager: SessionManager, **options: Any) -> ASGIApp:

@@ -1,7 +1,8 @@
 """One worker process, told what to do line by line: ``python -m tests.chaos.node SETTINGS``, JSON both ways.
 
 `SETTINGS` names the server's `url`; `drop` is the share of feed messages that get lost on their way in, `delay` the
-seconds by which the reply of a fill may come late; `without_guard` takes one guard away: "lease" or "gap".
+seconds by which the reply of a fill may come late; `without_guard` takes one guard away: "lease" or "gap"; `hasty` is
+for a server that hangs on purpose.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from evsession import CachePolicy, SessionEnded, SessionManager, SessionPolicy, 
 from evsession.cache import Cache
 from evsession.store import FillReply
 from evsession.view import Beat, View
-from tests.chaos.apps import Browser, app_of, manager_of
+from tests.chaos.apps import HASTY, PATIENCE, Browser, app_of, manager_of
 from tests.chaos.readers import Readers
 
 
@@ -239,12 +240,14 @@ async def main(
     without_guard: str = "",
     staleness: float = 0.5,
     stale_for: float = 0,
+    hasty: bool = False,
 ) -> None:
     """Serve commands until the input ends."""
     logging.basicConfig(level=logging.CRITICAL)
     without(without_guard)
     manager = manager_of(
         url,
+        patience=HASTY if hasty else PATIENCE,
         cache=CachePolicy(
             max_staleness=timedelta(seconds=staleness),
             on_outage="stale" if stale_for else "refuse",

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from evsession import CachePolicy, SessionEnded, SessionManager, StorePolicy, StoreUnavailable
-from tests.chaos.apps import Browser, app_of, manager_of
+from tests.chaos.apps import HASTY, Browser, app_of, manager_of
 from tests.chaos.logs import snapshot_and_log
 from tests.conftest import until
 from tests.servers import Proxy, Server
@@ -124,7 +124,7 @@ async def test_a_hung_server_is_asked_again_until_the_commit_time_out(own_server
         command_timeout=timedelta(seconds=0.3),
         connect_timeout=timedelta(seconds=0.3),
         probe_every=timedelta(seconds=0.05),
-        commit_timeout=timedelta(seconds=5),
+        commit_timeout=timedelta(seconds=20),
     )
     cache = CachePolicy(max_staleness=timedelta(seconds=0.2))
     async with manager_of(own_server.url, patience=patience, cache=cache) as manager:
@@ -142,7 +142,7 @@ async def test_a_hung_server_is_asked_again_until_the_commit_time_out(own_server
 
 async def test_past_the_commit_time_out_the_error_says_that_nobody_knows(own_server: Server) -> None:
     """What was sent to a hung server may have happened: the error says so, however the last attempt failed."""
-    async with manager_of(own_server.url) as manager:
+    async with manager_of(own_server.url, patience=HASTY) as manager:
         session = await manager.create(data={"n": 0})
         await manager.update(session.id, _count)
         own_server.pause()

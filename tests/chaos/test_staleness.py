@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import accumulate
 from pathlib import Path
 from statistics import median
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 import pytest
 
+from evsession import CachePolicy
 from evsession.cache import _Floor
 from evsession.store import FillReply
 from tests.chaos.apps import Browser, app_of, manager_of
@@ -78,7 +80,7 @@ async def storm(server: Server, folder: Path, seconds: float, **harm: Any) -> tu
     files = [folder / f"{number}.txt" for number in range(3)]
     async with Proxy(server.url) as proxy:
         urls = [server.url, server.url, proxy.url]
-        async with nodes(*({"url": url, "staleness": STALENESS, **harm} for url in urls)) as workers:
+        async with nodes(*({"url": url, "staleness": STALENESS, "hasty": True, **harm} for url in urls)) as workers:
             sessions = await workers[0].call("create", number=SESSIONS)
             mischief = asyncio.create_task(_mischief(server, proxy))
             try:
@@ -120,9 +122,9 @@ async def test_no_read_is_older_than_the_bound(own_server: Server, tmp_path: Pat
         f" median {median(behind) * 1000:.1f} ms, max {findings.worst * 1000:.1f} ms"
         f" (bound {STALENESS * 1000:g} ms)"
     )
-    assert findings.reads > 200 * SECONDS
-    assert counts["writes"] > 20 * SECONDS
-    assert counts["hits"] > 0.5 * counts["reads"]
+    assert findings.reads > 20 * SECONDS
+    assert counts["writes"] > 2 * SECONDS
+    assert counts["hits"] > 0.1 * counts["reads"]
     assert counts["refused"] > 0
     assert all(one["cache"]["gaps"] > 0 and one["cache"]["repaired"] > 0 for one in stats)
     assert findings.too_old == 0
@@ -146,7 +148,8 @@ async def test_a_fill_that_the_feed_overtook_is_asked_for_again(
     """The reply of a cold read is held back while another worker writes; without the floor it would be kept."""
     if guard == "without":
         monkeypatch.setattr(_Floor, "rise", lambda *_: None)
-    async with manager_of(own_server.url) as one, manager_of(own_server.url) as other:
+    cache = CachePolicy(max_staleness=timedelta(minutes=1))  # heartbeats come only where this test sends them
+    async with manager_of(own_server.url, cache=cache) as one, manager_of(own_server.url, cache=cache) as other:
         session = await other.create(data={"n": 0})
         feed = one.worker.cache.stats
         fill, held, release = one.worker.store.fill, asyncio.Event(), asyncio.Event()
@@ -166,6 +169,6 @@ async def test_a_fill_that_the_feed_overtook_is_asked_for_again(
         await until(lambda: feed.messages > 1, "the feed has brought the write")
         release.set()
         assert (await reading).held == {"n": 1 if guard == "with" else 0}
-        await asyncio.sleep(2 * STALENESS)
+        await one.worker.replica.prove(["00"])
         answer = await browser.get("/read")
         assert (answer.source, answer.held) == ("memory", {"n": 1 if guard == "with" else 0})

@@ -12,14 +12,16 @@ from starlette.types import ASGIApp
 
 from tests.chaos.apps import Answer, Browser
 from tests.conftest import until
+from tests.lateness import Lateness
 
 
 class Visitor:
     """One person: signs in, then writes and reads in turn; signs in again when the session is gone."""
 
-    def __init__(self, app: ASGIApp, name: str) -> None:
+    def __init__(self, app: ASGIApp, name: str, lateness: Lateness) -> None:
         self.name = name
         self.browser = Browser(app)
+        self._lateness = lateness
         self.statuses: Counter[int] = Counter()
         self.problems: list[str] = []
         self.longest = 0.0
@@ -52,9 +54,9 @@ class Visitor:
             self._check(answer)
 
     async def _ask(self, path: str) -> Answer:
-        began = time.monotonic()
+        began, late = time.monotonic(), self._lateness.seconds
         answer = await self.browser.get(path)
-        self.longest = max(self.longest, time.monotonic() - began)
+        self.longest = max(self.longest, time.monotonic() - began - (self._lateness.seconds - late))
         self.statuses[answer.status] += 1
         self.in_a_row = self.in_a_row + 1 if answer.status == 200 else 0
         if answer.status not in (200, 503):
@@ -77,10 +79,12 @@ class Traffic:
     """Visitors of one application, in the background of a block."""
 
     def __init__(self, app: ASGIApp, size: int = 8) -> None:
-        self.visitors = [Visitor(app, f"visitor{number}") for number in range(size)]
+        self._lateness = Lateness()
+        self.visitors = [Visitor(app, f"visitor{number}", self._lateness) for number in range(size)]
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
+        await self._lateness.__aenter__()
         self._tasks = [asyncio.create_task(visitor.come_and_go()) for visitor in self.visitors]
         await self.flows()
         return self
@@ -91,20 +95,21 @@ class Traffic:
         for task in self._tasks:
             task.cancel()
         results = await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._lateness.__aexit__()
         if kind is None:
             assert [result for result in results if not isinstance(result, asyncio.CancelledError)] == []
 
-    async def flows(self, within: float = 6.0) -> None:
+    async def flows(self) -> None:
         """Return once every visitor has had ten good answers in a row from now on; fail if one of them crashed."""
         for visitor in self.visitors:
             visitor.in_a_row = 0
-        await until(self._all_are_well, "every visitor is served again", within)
+        await until(self._all_are_well, "every visitor is served again")
 
     def _all_are_well(self) -> bool:
         assert not any(task.done() for task in self._tasks), [task for task in self._tasks if task.done()]
         return all(visitor.in_a_row >= 10 for visitor in self.visitors)
 
-    async def is_refused(self, within: float = 6.0) -> None:
+    async def is_refused(self) -> None:
         """Return once every visitor has been answered 503 from now on."""
         before = [visitor.statuses[503] for visitor in self.visitors]
         now = [0]
@@ -113,7 +118,7 @@ class Traffic:
             now[:] = [visitor.statuses[503] for visitor in self.visitors]
             return all(later > earlier for later, earlier in zip(now, before, strict=True))
 
-        await until(all_refused, "every visitor is refused with 503", within)
+        await until(all_refused, "every visitor is refused with 503")
 
     @property
     def problems(self) -> list[str]:
@@ -122,7 +127,7 @@ class Traffic:
 
     @property
     def longest(self) -> float:
-        """Seconds that the slowest request took."""
+        """Seconds that the slowest request took, what this event loop was late left out."""
         return max(visitor.longest for visitor in self.visitors)
 
     @property

@@ -19,6 +19,9 @@ from tests.integration.test_deployment import SECRET, Deployment, deployed
 from tests.servers import NAMES, Server, find_binaries
 
 STALENESS = 0.5
+MARGIN = 5.0
+"""Seconds that a busy machine may add, which four processes share here."""
+
 APP = f"""
 import asyncio, os, time
 from datetime import timedelta
@@ -99,10 +102,18 @@ async def ticks(websocket: WebSocket):
         handlers -= 1
 
 
+thought = asyncio.Event()
+
+
 @app.websocket("/slow")
 async def slow(websocket: WebSocket):
-    await asyncio.sleep(1.0)
+    await thought.wait()
     await websocket.accept()
+
+
+@app.get("/think")
+async def think():
+    thought.set()
 """
 
 
@@ -191,7 +202,7 @@ async def test_a_logout_elsewhere_closes_what_is_open(workers: tuple[Deployment,
             assert (await closed(mine))[:2] == (4401, "logout")
         assert (await asyncio.wait_for(events.read(), 20)).endswith(b"0\r\n\r\n")
         assert (await asyncio.wait_for(upload.read(), 20)).startswith(b"HTTP/1.1 503")
-        assert time.monotonic() - began < STALENESS + 1
+        assert time.monotonic() - began < STALENESS + MARGIN
 
         async def is_settled() -> bool:
             now = (await asyncio.to_thread(two.get, "/whoami")).json()
@@ -205,7 +216,7 @@ async def test_a_logout_elsewhere_closes_what_is_open(workers: tuple[Deployment,
 
 
 async def test_a_socket_that_is_not_accepted_yet_is_denied(workers: tuple[Deployment, Deployment]) -> None:
-    """Its handler thinks for a second; the denial does not wait for it."""
+    """Its handler thinks for as long as it takes; the denial does not wait for it."""
     one, two = workers
     cookie = await asyncio.to_thread(cookie_of, one, "ann")
     opening = asyncio.create_task(socket(two, cookie, "/slow").__aenter__())
@@ -214,6 +225,7 @@ async def test_a_socket_that_is_not_accepted_yet_is_denied(workers: tuple[Deploy
     with pytest.raises(InvalidStatus) as caught:
         await opening
     assert caught.value.response.status_code == 403
+    await asyncio.to_thread(two.get, "/think")
 
 
 async def test_a_worker_that_stood_still_sends_nothing_before_it_has_proved_itself(
