@@ -33,7 +33,7 @@ from fakeredis import TcpFakeServer
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-READY_WITHIN: Final = 10.0
+READY_WITHIN: Final = 60.0
 """Seconds that a server may take to answer its first PING."""
 
 CLI_TIMEOUT: Final = 5.0

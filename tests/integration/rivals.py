@@ -11,8 +11,9 @@ import json
 import sys
 from datetime import timedelta
 
-from evsession import CachePolicy, SessionManager, SessionPolicy
+from evsession import CachePolicy, SessionManager, SessionPolicy, StorePolicy
 from evsession.config import OnLimit
+from tests.conftest import PATIENT
 from tests.integration.apps import KEY, Browser, app_of
 
 MAX_STALENESS = timedelta(milliseconds=500)
@@ -22,7 +23,9 @@ def manager_of(url: str, on_limit: OnLimit, most: int) -> SessionManager:
     """Return a worker whose users may have so many sessions."""
     policy = SessionPolicy(max_sessions=most, on_limit=on_limit)
     cache = CachePolicy(max_staleness=MAX_STALENESS)
-    return SessionManager.from_url(url, secret_key=KEY, namespace="shop", policy=policy, cache=cache)
+    return SessionManager.from_url(
+        url, secret_key=KEY, namespace="shop", policy=policy, cache=cache, patience=StorePolicy(**PATIENT)
+    )
 
 
 async def compete(manager: SessionManager, users: int, at_once: int) -> None:

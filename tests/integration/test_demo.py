@@ -34,7 +34,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=120,
         check=False,
     )
 
@@ -125,8 +125,8 @@ async def test_a_killed_demo_leaves_no_process(folder: Path) -> None:
     with shown_demo(folder) as (process, addresses):
         pid = server_pid(folder)
         process.kill()
-        await until(lambda: not any(answers(address) for address in addresses), "the workers to end", timeout=20)
-        await until(lambda: not is_running(pid), "the server to end", timeout=20)
+        await until(lambda: not any(answers(address) for address in addresses), "the workers to end")
+        await until(lambda: not is_running(pid), "the server to end")
 
 
 def test_a_taken_port_is_said() -> None:

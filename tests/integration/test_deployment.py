@@ -26,17 +26,30 @@ from tests.servers import NAMES, Server, find_binaries
 
 ROOT = Path(__file__).parents[2]
 SECRET = "a secret key of the deployment tests, of 32 characters and more"
+PATIENT = 60.0
+"""Seconds that a program may take on a machine that is busy with other tests."""
+
 COMPLAINTS = re.compile(r"Warning|Traceback|was destroyed|never retrieved|never awaited|Exception ignored")
 
 APP = f"""
 import os
+from datetime import timedelta
 
 from fastapi import FastAPI, Request
 
-from evsession import CookiePolicy, SessionManager, SessionMiddleware
+from evsession import CookiePolicy, SessionManager, SessionMiddleware, StorePolicy
 
 MARK = "first"
-manager = SessionManager.from_url(os.environ["URL"], secret_key="{SECRET}", cookie=CookiePolicy.for_localhost())
+manager = SessionManager.from_url(
+    os.environ["URL"],
+    secret_key="{SECRET}",
+    cookie=CookiePolicy.for_localhost(),
+    patience=StorePolicy(
+        command_timeout=timedelta(seconds=10),
+        connect_timeout=timedelta(seconds=10),
+        commit_timeout=timedelta(seconds=20),
+    ),
+)
 app = FastAPI()
 app.add_middleware(SessionMiddleware, manager=manager)
 
@@ -70,7 +83,7 @@ def kept_server() -> Iterator[Server]:
         yield server
 
 
-def eventually(condition: Callable[[], object], what: str, timeout: float = 15.0) -> None:
+def eventually(condition: Callable[[], object], what: str, timeout: float = PATIENT) -> None:
     """Return once the condition holds; fail the test after `timeout` seconds, naming `what`."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -105,13 +118,13 @@ class Deployment:
         found = re.search(r"http://127\.0\.0\.1:(\d+)", self.log)
         self.address = found[0] if found else ""
         try:
-            return bool(found) and httpx.get(f"{self.address}/whoami").status_code == 200
+            return bool(found) and httpx.get(f"{self.address}/whoami", timeout=PATIENT).status_code == 200
         except httpx.TransportError:
             return False
 
     def get(self, path: str, cookies: httpx.Cookies | None = None) -> httpx.Response:
         """Send one request over a connection of its own, so that any worker may answer."""
-        with httpx.Client(cookies=cookies) as client:
+        with httpx.Client(cookies=cookies, timeout=PATIENT) as client:
             response = client.get(f"{self.address}{path}")
             assert response.status_code == 200, (response.text, self.log)
             return response
@@ -342,7 +355,7 @@ FORKS = f"""
 def test_a_fork_after_the_start_is_a_worker_of_its_own(kept_server: Server) -> None:
     """The child gets an id and connections of its own; the parent's go on untouched."""
     process = _run(FORKS, kept_server.url)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=PATIENT)
     assert not errors, errors
     child, parent = (json.loads(line) for line in output.splitlines())
     assert child[0] != parent[0]
@@ -409,14 +422,14 @@ def test_an_embedded_server_is_shared_and_stops_with_its_last_user(directory: Pa
     pid = int((directory / "pid").read_text())
     sid = _tell(first, "create")
     assert [_tell(process, sid) for process in (first, second, first, second)] == ["1", "2", "3", "4"]
-    assert first.communicate(timeout=15)[1] == ""
+    assert first.communicate(timeout=PATIENT)[1] == ""
     assert _is_running(pid)
     assert _tell(second, sid) == "5"
-    assert second.communicate(timeout=15)[1] == ""
+    assert second.communicate(timeout=PATIENT)[1] == ""
     eventually(lambda: not _is_running(pid), "the server is gone")
     third = _ready(_run(EMBEDDED, str(directory)))
     assert _tell(third, sid) == "6"
-    assert third.communicate(timeout=15)[1] == ""
+    assert third.communicate(timeout=PATIENT)[1] == ""
 
 
 def test_a_killed_process_leaves_the_embedded_server_to_the_others(directory: Path) -> None:
@@ -426,8 +439,8 @@ def test_a_killed_process_leaves_the_embedded_server_to_the_others(directory: Pa
     pid = int((directory / "pid").read_text())
     sid = _tell(first, "create")
     first.kill()
-    first.communicate(timeout=15)
+    first.communicate(timeout=PATIENT)
     assert _is_running(pid)
     assert _tell(second, sid) == "1"
-    assert second.communicate(timeout=15)[1] == ""
+    assert second.communicate(timeout=PATIENT)[1] == ""
     eventually(lambda: not _is_running(pid), "the server is gone")

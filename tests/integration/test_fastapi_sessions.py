@@ -23,7 +23,7 @@ from evsession.compat.fastapi_sessions import (
     SessionMiddleware,
 )
 from evsession.stores.snapshots import digest_of
-from tests.integration.programs import serving
+from tests.integration.programs import client_of, serving
 
 
 def play(client: httpx.Client) -> str:
@@ -43,7 +43,7 @@ def play(client: httpx.Client) -> str:
 
 def test_the_first_program_runs_as_it_is_written(tmp_path: Path) -> None:
     """With sessions in memory, over real HTTP."""
-    with serving("tutorial_memory", tmp_path) as address, httpx.Client(base_url=address) as client:
+    with serving("tutorial_memory", tmp_path) as address, client_of(address) as client:
         play(client)
 
 
@@ -51,11 +51,11 @@ def test_the_second_program_runs_as_it_is_written(tmp_path: Path) -> None:
     """With a backend of three coroutines, a service that answers them, and two workers that share it."""
     with ExitStack() as stack:
         url = stack.enter_context(serving("session_service", tmp_path))
-        service = stack.enter_context(httpx.Client(base_url=url))
+        service = stack.enter_context(client_of(url))
         workers = [
             stack.enter_context(serving("tutorial_backend", tmp_path, f"worker-{n}", SESSION_SERVICE=url)) for n in "12"
         ]
-        one, two = (stack.enter_context(httpx.Client(base_url=worker)) for worker in workers)
+        one, two = (stack.enter_context(client_of(worker)) for worker in workers)
         cookie = play(one)
         assert service.get("/sessions").json() == 0
         one.post("/login")

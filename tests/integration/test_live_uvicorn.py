@@ -28,13 +28,18 @@ from datetime import timedelta
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import StreamingResponse
 from starlette.websockets import WebSocketDisconnect
-from evsession import CachePolicy, CookiePolicy, SessionManager, SessionMiddleware, session_of
+from evsession import CachePolicy, CookiePolicy, SessionManager, SessionMiddleware, StorePolicy, session_of
 
 manager = SessionManager.from_url(
     os.environ["URL"],
     secret_key="{SECRET}",
     cookie=CookiePolicy.for_localhost(),
     cache=CachePolicy(max_staleness=timedelta(seconds={STALENESS})),
+    patience=StorePolicy(
+        command_timeout=timedelta(seconds=10),
+        connect_timeout=timedelta(seconds=10),
+        commit_timeout=timedelta(seconds=20),
+    ),
 )
 app = FastAPI()
 app.add_middleware(SessionMiddleware, manager=manager)
@@ -163,7 +168,7 @@ async def closed(one: ClientConnection) -> tuple[int, str, list[str]]:
     texts: list[str] = []
     try:
         while True:
-            texts.append(str(await asyncio.wait_for(one.recv(), 20)))
+            texts.append(str(await asyncio.wait_for(one.recv(), 60)))
     except ConnectionClosed:
         return one.close_code or 0, one.close_reason or "", texts
 
@@ -200,8 +205,8 @@ async def test_a_logout_elsewhere_closes_what_is_open(workers: tuple[Deployment,
         await asyncio.to_thread(log_out, one, cookie)
         for mine in sockets["user3"]:
             assert (await closed(mine))[:2] == (4401, "logout")
-        assert (await asyncio.wait_for(events.read(), 20)).endswith(b"0\r\n\r\n")
-        assert (await asyncio.wait_for(upload.read(), 20)).startswith(b"HTTP/1.1 503")
+        assert (await asyncio.wait_for(events.read(), 60)).endswith(b"0\r\n\r\n")
+        assert (await asyncio.wait_for(upload.read(), 60)).startswith(b"HTTP/1.1 503")
         assert time.monotonic() - began < STALENESS + MARGIN
 
         async def is_settled() -> bool:
@@ -212,7 +217,7 @@ async def test_a_logout_elsewhere_closes_what_is_open(workers: tuple[Deployment,
         for user, theirs in sockets.items():
             if user != "user3":
                 await theirs[0].send("still here")
-                assert await asyncio.wait_for(theirs[0].recv(), 20) == "still here"
+                assert await asyncio.wait_for(theirs[0].recv(), 60) == "still here"
 
 
 async def test_a_socket_that_is_not_accepted_yet_is_denied(workers: tuple[Deployment, Deployment]) -> None:
@@ -250,4 +255,4 @@ async def test_a_worker_that_stood_still_sends_nothing_before_it_has_proved_itse
         assert (code, reason) == (4401, "logout")
         assert max(map(float, texts), default=0) < stopped + 0.1
         assert await closed(echo) == (4401, "logout", [])
-        assert await asyncio.wait_for(theirs.recv(), 20) == "hello"
+        assert await asyncio.wait_for(theirs.recv(), 60) == "hello"

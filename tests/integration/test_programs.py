@@ -20,7 +20,7 @@ import httpx
 
 from evsession import Actor, RecordedEvent, SessionManager
 from tests.conftest import until
-from tests.integration.programs import ROOT, environment, run, serving
+from tests.integration.programs import ROOT, ask, client_of, environment, run, serving
 from tests.servers import Server
 
 KEY: Final = "a-key-that-only-these-programs-have"
@@ -42,23 +42,23 @@ def manager_on(server: Server) -> SessionManager:
 
 def test_a_stream_ends_with_its_session(tmp_path: Path) -> None:
     """After what was published came; nobody is told of a reader who has gone."""
-    with serving("event_stream", tmp_path) as address, httpx.Client(base_url=address) as ada:
+    with serving("event_stream", tmp_path) as address, client_of(address) as ada:
         assert ada.get("/news").status_code == 401
         ada.post("/login/ada")
         with ada.stream("GET", "/news") as stream:
             lines = (line for line in stream.iter_lines() if line)
             assert next(lines) == "data: good morning, ada"
-            assert httpx.post(f"{address}/news?text=rain").json() == 1
+            assert ask("POST", f"{address}/news?text=rain").json() == 1
             assert next(lines) == "data: rain"
             ada.post("/logout")
             assert list(lines) == []
-        assert httpx.post(f"{address}/news?text=sun").json() == 0
+        assert ask("POST", f"{address}/news?text=sun").json() == 0
         assert ada.get("/news").status_code == 401
 
 
 def test_a_script_signs_a_user_out_of_a_running_app(server: Server, tmp_path: Path) -> None:
     """It finds the sessions, ends them and their streams, and says who did it, and that it is certain."""
-    with serving("event_stream", tmp_path, **settings_of(server)) as address, httpx.Client(base_url=address) as ada:
+    with serving("event_stream", tmp_path, **settings_of(server)) as address, client_of(address) as ada:
         session_id = ada.post("/login/ada").cookies["session"][:24]
         with ada.stream("GET", "/news") as stream:
             lines = (line for line in stream.iter_lines() if line)
@@ -150,16 +150,16 @@ async def test_a_follower_that_is_killed_goes_on_where_it_was(server: Server, tm
 
 def test_settings_come_from_the_environment(server: Server, tmp_path: Path) -> None:
     """A session outlives the process and the replacement of its key, in the namespace that was named."""
-    settings = settings_of(server) | {"DEVELOPMENT": "1", "EVSESSION_NAMESPACE": "shop", "IDLE_MINUTES": "0.5"}
+    settings = settings_of(server) | {"DEVELOPMENT": "1", "EVSESSION_NAMESPACE": "shop", "IDLE_MINUTES": "5"}
     cookies: dict[str, str] = {}
     for visits, keys in enumerate((KEY, f"{NEXT_KEY} {KEY}"), 1):
         with serving("settings", tmp_path, str(visits), **settings | {"EVSESSION_SECRET_KEY": keys}) as address:
-            assert httpx.get(f"{address}/health/ready").json()["ready"]
-            answer = httpx.post(f"{address}/visit", cookies=cookies)
+            assert ask("GET", f"{address}/health/ready").json()["ready"]
+            answer = ask("POST", f"{address}/visit", cookies=cookies)
             assert answer.json() == visits
             cookies = dict(answer.cookies) or cookies
     (session,) = server.cli("KEYS", "{shop:00}:s:*")
-    assert 0 < float(server.cli("ZSCORE", "{shop:00}:exp", session[-24:])) - time.time() * 1000 <= 30_000
+    assert 0 < float(server.cli("ZSCORE", "{shop:00}:exp", session[-24:])) - time.time() * 1000 <= 300_000
 
 
 def test_settings_that_are_missing_are_named() -> None:
@@ -174,15 +174,15 @@ def test_a_table_of_ones_own_keeps_sessions(tmp_path: Path) -> None:
     file = tmp_path / "sessions.db"
     settings = {"EVSESSION_SECRET_KEY": KEY, "SESSIONS_FILE": str(file)}
     with serving("own_store", tmp_path, "1", **settings) as one:
-        cookies = dict(httpx.post(f"{one}/visit").cookies)
-        httpx.post(f"{one}/visit")
+        cookies = dict(ask("POST", f"{one}/visit").cookies)
+        ask("POST", f"{one}/visit")
     with serving("own_store", tmp_path, "2", **settings) as two:
-        assert httpx.post(f"{two}/visit", cookies=cookies).json() == 2
+        assert ask("POST", f"{two}/visit", cookies=cookies).json() == 2
         assert cookies["session"][:24] not in dump(file)
         assert dump(file).count("INSERT INTO") == 2
-        httpx.post(f"{two}/leave", cookies=cookies)
+        ask("POST", f"{two}/leave", cookies=cookies)
         assert dump(file).count("INSERT INTO") == 1
-        assert httpx.post(f"{two}/visit", cookies=cookies).json() == 1
+        assert ask("POST", f"{two}/visit", cookies=cookies).json() == 1
 
 
 def dump(file: Path) -> str:
@@ -198,7 +198,7 @@ def test_an_app_that_had_starlettes_sessions(server: Server, tmp_path: Path) -> 
     """It works as before, and can now sign somebody out everywhere."""
     with ExitStack() as stack:
         address = stack.enter_context(serving("from_starlette", tmp_path, **settings_of(server)))
-        phone, laptop = (stack.enter_context(httpx.Client(base_url=address, follow_redirects=True)) for _ in range(2))
+        phone, laptop = (stack.enter_context(client_of(address, follow_redirects=True)) for _ in range(2))
         assert phone.get("/").json() == {"visits": 1}
         assert phone.post("/login/ada").json() == {"visits": 2, "user_id": "ada"}
         assert laptop.post("/login/ada").json() == {"user_id": "ada", "visits": 1}
@@ -213,7 +213,7 @@ def test_an_app_that_had_starsessions(server: Server, tmp_path: Path) -> None:
     settings = {"REDIS_URL": server.url, "EVSESSION_SECRET_KEY": KEY}
     with (
         serving("from_starsessions", tmp_path, **settings) as address,
-        httpx.Client(base_url=address) as client,
+        client_of(address) as client,
     ):
         assert client.post("/cart/tea").json()["cart"] == ["tea"]
         client.post("/login/ada")
