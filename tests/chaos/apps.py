@@ -51,7 +51,7 @@ def manager_of(url: str, **options: Any) -> SessionManager:
     return SessionManager.from_url(url, namespace="chaos", **(settings | options))
 
 
-class Clock:
+class RunningClock:
     """This machine's time, ahead of which a test may let a worker run."""
 
     def __init__(self) -> None:

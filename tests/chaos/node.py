@@ -76,11 +76,6 @@ class Node:
         if delay:
             store.fill = fill_slowly  # type: ignore[method-assign]
 
-    async def create(self, number: int) -> list[tuple[str, str]]:
-        """Create sessions; return the id and the token of each."""
-        made = await asyncio.gather(*(self.manager.create(data={"n": 0, "at": 0.0}) for _ in range(number)))
-        return [(session.id, session.token.value) for session in made]
-
     async def storm(self, sessions: list[list[str]], seconds: float, path: str) -> dict[str, Any]:
         """Read and write at random; leave one line for each read and each acknowledged write in a file."""
         storm = Storm(self, [(sid, Browser(self.app, token)) for sid, token in sessions])

@@ -61,7 +61,7 @@ class Storm:
     async def more(self, count: int = 300) -> None:
         """Wait until so many more events were written and followed."""
         written, followed = self.written + count, len(self.followed) + count
-        await until(lambda: self.written >= written and len(self.followed) >= followed, "the storm goes on", 30)
+        await until(lambda: self.written >= written and len(self.followed) >= followed, "the storm goes on")
 
 
 @asynccontextmanager
@@ -75,7 +75,7 @@ async def storm(url: str) -> AsyncIterator[Storm]:
             yield found
             await _cancelled(writers)
             log = [event async for event in reader.audit.replay()]
-            await until(lambda: log[-1].cursor in {event.cursor for event in found.followed[-500:]}, "all was read", 30)
+            await until(lambda: log[-1].cursor in {event.cursor for event in found.followed[-500:]}, "all was read")
         finally:
             await _cancelled([*writers, follower])
         check(log, found.followed)

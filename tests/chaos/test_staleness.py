@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pytest
 
-from evsession import CachePolicy
+from evsession import CachePolicy, SessionPolicy
 from evsession.cache import _Floor
 from evsession.store import FillReply
 from tests.chaos.apps import Browser, app_of, manager_of
@@ -81,7 +81,7 @@ async def storm(server: Server, folder: Path, seconds: float, **harm: Any) -> tu
     async with Proxy(server.url) as proxy:
         urls = [server.url, server.url, proxy.url]
         async with nodes(*({"url": url, "staleness": STALENESS, "hasty": True, **harm} for url in urls)) as workers:
-            sessions = await workers[0].call("create", number=SESSIONS)
+            sessions = await _created(server.url, SESSIONS)
             mischief = asyncio.create_task(_mischief(server, proxy))
             try:
                 stats = await asyncio.gather(
@@ -95,6 +95,14 @@ async def storm(server: Server, folder: Path, seconds: float, **harm: Any) -> tu
                 proxy.resume()
                 await asyncio.gather(mischief, return_exceptions=True)
     return find(files), stats
+
+
+async def _created(url: str, number: int) -> list[tuple[str, str]]:
+    """Create sessions before anybody is hasty; return the id and the token of each."""
+    policy = SessionPolicy(anonymous_per_second=100_000)
+    async with manager_of(url, policy=policy) as manager:
+        made = await asyncio.gather(*(manager.create(data={"n": 0, "at": 0.0}) for _ in range(number)))
+    return [(session.id, session.token.value) for session in made]
 
 
 async def _mischief(server: Server, proxy: Proxy) -> None:

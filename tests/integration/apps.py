@@ -257,11 +257,11 @@ def tap(server: Server) -> Iterator[Heard]:
     client: Any = redis.Redis.from_url(server.url)
     listener = client.pubsub(ignore_subscribe_messages=True)
     listener.psubscribe("*")
-    listener.get_message(ignore_subscribe_messages=False, timeout=5)
+    listener.get_message(ignore_subscribe_messages=False, timeout=60)
     found: list[tuple[bytes, bytes]] = []
 
     def heard(count: int) -> list[tuple[bytes, bytes]]:
-        give_up_at = time.monotonic() + 5
+        give_up_at = time.monotonic() + 60
         while len(found) < count:
             message = listener.get_message(timeout=0.1)
             if message is not None:

@@ -21,7 +21,7 @@ from evsession import (
 )
 from evsession.config import Transport
 from tests.conftest import until
-from tests.integration.apps import KEY, Answer, Browser, app_of, in_memory, setting, two_workers, types_of
+from tests.integration.apps import KEY, Answer, Browser, Clock, app_of, in_memory, setting, two_workers, types_of
 from tests.integration.lines import echo, socket
 from tests.servers import Server
 
@@ -308,7 +308,7 @@ async def test_a_logout_ends_the_session_and_says_nothing(manager: SessionManage
 
 async def test_a_token_that_was_handed_out_survives_a_later_refusal() -> None:
     """The old one is dead already, so a 503 carries the new one as well."""
-    manager = in_memory(transports=("bearer",), policy=SessionPolicy(anonymous_per_second=1))
+    manager = in_memory(clock=Clock(), transports=("bearer",), policy=SessionPolicy(anonymous_per_second=1))
 
     async def twice(session: Session) -> None:
         session["n"] = 1

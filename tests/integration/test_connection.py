@@ -27,12 +27,12 @@ from tests.contract.builder import Heard, begin, commit_of, created, happened, r
 from tests.servers import NAMES, Proxy, Server, find_binaries
 
 QUICK = StorePolicy(
-    command_timeout=timedelta(seconds=0.3),
-    connect_timeout=timedelta(seconds=0.3),
+    command_timeout=timedelta(seconds=1),
+    connect_timeout=timedelta(seconds=1),
     probe_every=timedelta(seconds=0.05),
     resubscribe_at_most=timedelta(seconds=0.1),
 )
-"""For servers that hang on purpose."""
+"""For servers that hang on purpose; with less, those that do not would hang on a busy machine."""
 
 EAGER = replace(QUICK, probe_every=timedelta(milliseconds=1))
 """The same, with a probe due at nearly every call: not even the one that starts it waits for it."""
@@ -206,7 +206,7 @@ async def test_a_cancelled_commit_may_have_happened_and_tears_nothing(server: Se
 
 async def test_a_silent_server_fails_all_that_wait(own_server: Server) -> None:
     """What has left may have been executed; what was still queued has not."""
-    connection = await connect(own_server.url, timeout=0.3)
+    connection = await connect(own_server.url, timeout=1)
     own_server.pause()
     sent = [echo(connection, "first")]
     sent.append(echo(connection, "second"))
@@ -214,7 +214,7 @@ async def test_a_silent_server_fails_all_that_wait(own_server: Server) -> None:
     queued = echo(connection, "third")
     errors = await asyncio.gather(*sent, queued, return_exceptions=True)
     assert [isinstance(error, StoreUnavailable) and error.outcome_unknown for error in errors] == [True, True, False]
-    assert "no reply within 0.3 s" in str(errors[0])
+    assert "no reply within 1 s" in str(errors[0])
     with pytest.raises(StoreUnavailable) as late:
         await echo(connection, "late")
     assert not late.value.outcome_unknown
@@ -485,9 +485,10 @@ async def test_silence_of_the_feed_is_a_gap(own_server: Server, open_store: Open
     store = await open_store(own_server.url, QUICK, heard)
     (beat,) = await store.heartbeat([Beat("00", None)])
     store.follow("00", beat.incarnation)
-    await until(lambda: heard.gaps == ["00"], "the subscription")
+    await until(lambda: heard.gaps, "the subscription")
     own_server.pause()
-    await until(lambda: len(heard.gaps) >= 2, "a gap for the silence")
+    told = len(heard.gaps)
+    await until(lambda: len(heard.gaps) > told, "a gap for the silence")
     own_server.resume()
     told = len(heard.gaps)
     await until(lambda: len(heard.gaps) > told, "the new subscription")
@@ -503,7 +504,7 @@ async def test_silence_of_the_feed_is_a_gap(own_server: Server, open_store: Open
 
 
 async def test_a_quiet_feed_is_no_gap(server: Server, open_store: Open) -> None:
-    """Nothing happens for several time-outs, and the subscription stands."""
+    """Nothing happens for two time-outs, and the subscription stands."""
     heard = Heard()
     async with Proxy(server.url) as proxy:
         store = await open_store(proxy.url, QUICK, heard)
@@ -511,7 +512,7 @@ async def test_a_quiet_feed_is_no_gap(server: Server, open_store: Open) -> None:
         store.follow("00", beat.incarnation)
         await until(lambda: heard.gaps == ["00"], "the subscription")
         written = proxy.client_writes
-        await until(lambda: proxy.client_writes >= written + 3, "three looks at the silent server")
+        await until(lambda: proxy.client_writes >= written + 2, "two looks at the silent server")
         assert heard.gaps == ["00"]
 
 
@@ -521,9 +522,10 @@ async def test_a_dead_server_is_asked_again_with_pauses(own_server: Server, open
     store = await open_store(own_server.url, QUICK, heard)
     (beat,) = await store.heartbeat([Beat("00", None)])
     store.follow("00", beat.incarnation)
-    await until(lambda: heard.gaps == ["00"], "the subscription")
+    await until(lambda: heard.gaps, "the subscription")
     own_server.kill()
-    await until(lambda: len(heard.gaps) >= 4, "several attempts")
+    told = len(heard.gaps)
+    await until(lambda: len(heard.gaps) >= told + 3, "several attempts")
     own_server.restart(empty=True)
     told = len(heard.gaps)
     await until(lambda: len(heard.gaps) > told, "the new subscription")

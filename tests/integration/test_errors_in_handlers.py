@@ -23,8 +23,9 @@ from evsession import (
     StorePolicy,
 )
 from evsession.errors import EvsessionError, SessionLimitReached, StoreUnavailable
+from tests.chaos.apps import RunningClock
 from tests.conftest import until
-from tests.integration.apps import KEY, Act, Browser, app_of, in_memory, types_of
+from tests.integration.apps import KEY, Act, Browser, Clock, app_of, in_memory, types_of
 from tests.servers import Server, find_binaries
 
 SOON = timedelta(seconds=1)  # less, and a busy machine is an outage
@@ -233,7 +234,7 @@ async def test_what_the_application_does_not_answer_takes_its_course(manager: Se
     app = app_of(manager, on_error=sorry)
     answer = await Browser().visit(app, lambda session: session.update(new=[object()]), fails=CodecError)
     assert answer.status == 500
-    limited = in_memory(policy=SessionPolicy(anonymous_per_second=1))
+    limited = in_memory(clock=Clock(), policy=SessionPolicy(anonymous_per_second=1))
     app = app_of(limited, on_error=sorry)
     answers = [await Browser().visit(app, lambda session: session.update(n=1)) for _ in range(3)]
     assert [answer.status for answer in answers] == [200, 503, 503]
@@ -405,16 +406,16 @@ async def test_an_outage_after_the_response_has_started_is_raised_on(manager: Se
 
 async def test_a_visitor_who_counts_as_anonymous_in_an_outage_gets_no_other_cookie() -> None:
     """Not even if the store is back when the handler writes: 503, and the good cookie stays what it is."""
-    cache = CachePolicy(max_staleness=timedelta(milliseconds=50), on_outage="anonymous")
+    lease, clock = timedelta(minutes=1), RunningClock()
+    cache = CachePolicy(max_staleness=lease, on_outage="anonymous")
     with Server.start(find_binaries()["valkey-9.1"]) as server:
         async with SessionManager.from_url(
-            server.url, secret_key=KEY, namespace="shop", patience=HASTY, cache=cache
+            server.url, secret_key=KEY, namespace="shop", patience=HASTY, cache=cache, clock=clock
         ) as manager:
             app, browser = app_of(manager), Browser()
             await browser.visit(app, lambda session: session.login(1) or session.update(n=1))
             server.pause()
-            sid, cache_ = browser.session_id, manager.worker.cache
-            await until(lambda: cache_.lookup(sid, manager.clock()) is None, "the lease to end")
+            clock.advance(lease)
 
             async def act(session: Session) -> None:
                 assert session == {}
@@ -438,7 +439,7 @@ async def until_ready(manager: SessionManager) -> None:
 
 async def test_an_end_is_kept_although_the_new_session_could_not_begin(caplog: pytest.LogCaptureFixture) -> None:
     """The client gets 503 and a cleared cookie: it is signed out, and knows it."""
-    manager = in_memory(policy=SessionPolicy(anonymous_per_second=1))
+    manager = in_memory(clock=Clock(), policy=SessionPolicy(anonymous_per_second=1))
     app, browser = app_of(manager), Browser()
     await browser.visit(app, lambda session: session.login(1))
     await Browser().visit(app, lambda session: session.update(n=1))
@@ -452,7 +453,7 @@ async def test_an_end_is_kept_although_the_new_session_could_not_begin(caplog: p
 
 async def test_a_cleared_cookie_goes_out_with_the_applications_own_answer() -> None:
     """Whatever it answers, the browser learns that the session is over."""
-    manager = in_memory(policy=SessionPolicy(anonymous_per_second=1))
+    manager = in_memory(clock=Clock(), policy=SessionPolicy(anonymous_per_second=1))
 
     async def busy(connection: HTTPConnection, error: EvsessionError) -> Response:
         return PlainTextResponse("busy", 429, {"cache-control": "public"})
@@ -466,7 +467,7 @@ async def test_a_cleared_cookie_goes_out_with_the_applications_own_answer() -> N
 
 async def test_a_handler_learns_that_only_the_end_was_possible() -> None:
     """After it there is no session any more, and none can begin in this request."""
-    manager = in_memory(policy=SessionPolicy(anonymous_per_second=1))
+    manager = in_memory(clock=Clock(), policy=SessionPolicy(anonymous_per_second=1))
     app, browser = app_of(manager), Browser()
     await browser.visit(app, lambda session: session.login(1) or session.update(n=1))
     await Browser().visit(app, lambda session: session.update(n=1))

@@ -43,12 +43,12 @@ async def test_an_outage_makes_it_unready_and_lets_it_live() -> None:
     with Server.start(next(iter(find_binaries().values()))) as server:
         options: dict[str, Any] = {"secret_key": KEY, "patience": quick, "cache": CachePolicy(max_staleness=SECOND / 2)}
         async with SessionManager.from_url(server.url, **options) as manager, asking(manager) as client:
-            assert (await client.get("/health/ready")).status_code == 200
-            server.kill()
 
             async def answers(status: int) -> bool:
                 return (await client.get("/health/ready")).status_code == status
 
+            await until(lambda: answers(200), "the worker to be ready")
+            server.kill()
             await until(lambda: answers(503), "the worker to be unready")
             assert (await client.get("/health/ready")).json() == {"ready": False, "problems": []}
             async with asking(manager, tell_problems=True) as insider:

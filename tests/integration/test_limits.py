@@ -148,7 +148,7 @@ async def test_anonymous_sessions_are_capped_and_logins_are_not() -> None:
 
 async def test_the_cap_raises_at_save() -> None:
     """Where the handler asked."""
-    manager = in_memory(policy=SessionPolicy(anonymous_per_second=1))
+    manager = in_memory(clock=Clock(), policy=SessionPolicy(anonymous_per_second=1))
 
     async def act(session: Session) -> None:
         session["a"] = 1

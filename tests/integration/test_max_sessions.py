@@ -282,7 +282,7 @@ def compete(url: str, *numbers: int) -> list[tuple[str, int, str | None]]:
             assert rival.stdin is not None
             rival.stdin.write("go\n")
             rival.stdin.flush()
-        outputs = [rival.communicate(timeout=50)[0] for rival in rivals]
+        outputs = [rival.communicate(timeout=120)[0] for rival in rivals]
     return [tuple(json.loads(line)) for output in outputs for line in output.splitlines()]
 
 

@@ -131,8 +131,11 @@ async def test_conflicts_and_dropped_changes_are_counted(server: Server) -> None
         async def add(manager: SessionManager) -> None:
             await manager.update(sid, lambda data: data.update(n=data["n"] + 1))
 
-        await asyncio.gather(*(add(manager) for manager in (one, two) * 10))
-        assert scraped(one)["evsession_commit_conflicts_total"] + scraped(two)["evsession_commit_conflicts_total"] > 0
+        async def have_met() -> bool:
+            await asyncio.gather(*(add(manager) for manager in (one, two) * 10))
+            return sum(scraped(manager)["evsession_commit_conflicts_total"] for manager in (one, two)) > 0
+
+        await until(have_met, "two commits to meet")
 
         async def change(session: Session) -> None:
             await two.revoke(sid, timeout=timedelta(0))

@@ -44,7 +44,7 @@ async def all_of(events: AsyncIterator[RecordedEvent]) -> list[RecordedEvent]:
 
 
 async def next_of(follower: Follower, count: int) -> list[RecordedEvent]:
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         return [await anext(follower) for _ in range(count)]
 
 
@@ -208,7 +208,7 @@ async def test_a_replay_ends_though_the_log_grows(on_server: SessionManager) -> 
     """Where the log ended when it began, however many are writing."""
     session = await on_server.create(data={"n": 0})
     seen = 0
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         async for _ in on_server.audit.replay():
             seen += 1
             for n in range(3):
@@ -272,7 +272,7 @@ async def test_the_cursor_of_a_filtered_follower_moves_with_the_log(on_server: S
     follower = on_server.audit.follow(since="start", types=["ended"], poll_every=QUICK)
     sids = [(await on_server.create()).id for _ in range(20)]
     begun = follower.cursor
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while follower.cursor != await on_server.audit.end():
             with anyio.move_on_after(0.1):
                 await anext(follower)

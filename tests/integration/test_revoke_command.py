@@ -18,7 +18,7 @@ import anyio.to_thread
 import pytest
 from typer.testing import CliRunner, Result
 
-from evsession import Actor, CachePolicy, SessionManager
+from evsession import Actor, SessionManager
 from evsession.cli.app import app
 from evsession.cli.revoke import actor_of
 from evsession.view import CONTROL
@@ -46,8 +46,7 @@ def settings(server: Server, namespace: str = "cli") -> dict[str, str]:
 @pytest.fixture
 async def manager(server: Server) -> AsyncIterator[SessionManager]:
     """Return a manager whose worker runs beside the commands, in a namespace that is not new."""
-    cache = CachePolicy(max_staleness=timedelta(milliseconds=300))
-    async with SessionManager.from_url(server.url, secret_key=KEY, namespace="cli", cache=cache) as manager:
+    async with SessionManager.from_url(server.url, secret_key=KEY, namespace="cli") as manager:
         for shard in (CONTROL, "00"):
             born_at, incarnation = server.cli("GET", f"{{cli:{shard}}}:birth").decode().split(" ")
             server.cli("SET", f"{{cli:{shard}}}:birth", f"{int(born_at) - 3_600_000} {incarnation}")
@@ -260,7 +259,7 @@ async def test_an_interrupted_command_leaves_no_record(manager: SessionManager, 
     await manager.create(user_id="ada")
     join_ghost(server)
     with started(server, "--user", "ada", "--timeout", "1m") as process:
-        await until(lambda: manager.worker.cache.control.newest_of(["user:ada"], NOBODY) > (0, 0), "it", timeout=20)
+        await until(lambda: manager.worker.cache.control.newest_of(["user:ada"], NOBODY) > (0, 0), "it")
         process.send_signal(signal.SIGINT)
         assert await anyio.to_thread.run_sync(process.wait, 20) == 130
     assert await living(manager, "ada") == []

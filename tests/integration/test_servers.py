@@ -354,13 +354,13 @@ async def test_every_url_of_the_contract_runs_scripts_streams_and_feeds(contract
         listener.pubsub(ignore_subscribe_messages=True) as pubsub,
     ):
         await pubsub.subscribe("{t}:feed")
-        await pubsub.get_message(timeout=5)
+        await pubsub.get_message(timeout=60)
         with pytest.raises(redis.exceptions.NoScriptError):
             await client.evalsha(digest, 2, "{t}:log", "{t}:feed", "1")
         first = await client.eval(script, 2, "{t}:log", "{t}:feed", "1")
         second = await client.evalsha(digest, 2, "{t}:log", "{t}:feed", "2")
         assert await client.xrange("{t}:log") == [(first, {b"n": b"1"}), (second, {b"n": b"2"})]
-        messages = [await pubsub.get_message(timeout=5) for _ in range(2)]
+        messages = [await pubsub.get_message(timeout=60) for _ in range(2)]
         assert [message["data"] for message in messages] == [first, second]
 
 

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from evsession import Actor, CachePolicy, ConfigError, SessionManager, SessionMiddleware, StoreUnavailable
+from evsession import Actor, ConfigError, SessionManager, SessionMiddleware, StoreUnavailable
 from evsession.fastapi import CurrentSession, CurrentUserId, session_routes
 from tests.conftest import until
 from tests.integration.apps import Browser, Clock, in_memory, two_workers
@@ -138,7 +138,7 @@ async def test_a_client_without_cookies_can_do_the_same(app: FastAPI, manager: S
 
 async def test_every_worker_has_heard_of_it_when_the_answer_comes(server: Server) -> None:
     """On a real server: the receipt is complete, and the very next request on another worker is refused."""
-    async with two_workers(server.url, cache=CachePolicy(max_staleness=timedelta(seconds=0.5))) as managers:
+    async with two_workers(server.url) as managers:
         apps = [app_of(manager) for manager in managers]
 
         async def is_proved() -> bool:

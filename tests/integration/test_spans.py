@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import NonRecordingSpan, SpanKind, StatusCode, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from evsession import AuditPolicy, SessionManager, SessionMiddleware, SessionPolicy, StoreUnavailable
+from evsession import AuditPolicy, SessionManager, SessionMiddleware, SessionPolicy, StorePolicy, StoreUnavailable
 from evsession.observability import instrument
 from tests.conftest import until
 from tests.integration.apps import KEY, Browser, app_of, in_memory, setting, two_workers
@@ -242,10 +242,14 @@ async def test_a_commit_says_how_often_it_was_tried(server: Server) -> None:
             async def add(manager: SessionManager) -> None:
                 await manager.update(created.id, lambda data: data.update(n=data["n"] + 1))
 
-            await asyncio.gather(*(add(manager) for manager in (one, two) * 10))
+            async def have_met() -> bool:
+                await asyncio.gather(*(add(manager) for manager in (one, two) * 10))
+                return one.stats().conflicts + two.stats().conflicts > 0
+
+            await until(have_met, "two commits to meet")
             commits = [facts_of(span) for span in seen.spans("commit session")]
             conflicts = [facts.get("evsession.conflicts", 0) for facts in commits]
-            assert sum(conflicts) == one.stats().conflicts + two.stats().conflicts > 0
+            assert sum(conflicts) == one.stats().conflicts + two.stats().conflicts
             assert [facts["evsession.attempts"] for facts in commits] == [1 + number for number in conflicts]
 
 
@@ -261,7 +265,9 @@ async def test_a_fill_that_waits_for_another_says_so(server: Server) -> None:
 
 async def test_a_failure_is_named(server: Server) -> None:
     """The status is an error, with its type; an application's own text stays out of it."""
-    async with SessionManager.from_url(server.url, secret_key=KEY) as manager:
+    brisk = timedelta(seconds=2)  # for what is on its way when the server is killed is tried again for so long
+    patience = StorePolicy(command_timeout=brisk, connect_timeout=brisk, commit_timeout=brisk)
+    async with SessionManager.from_url(server.url, secret_key=KEY, patience=patience) as manager:
         created = await manager.create()
         with traced(manager) as seen:
 

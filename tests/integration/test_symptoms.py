@@ -28,7 +28,7 @@ from evsession import (
 from evsession.fastapi import CurrentSession, CurrentUserId, require_csrf
 from evsession.keys import Keyring
 from evsession.worker import check_meta
-from tests.integration.apps import KEY
+from tests.integration.apps import KEY, Clock, in_memory
 from tests.servers import Server
 
 RING = Keyring(KEY, namespace="shop")
@@ -207,8 +207,8 @@ def test_a_socket_from_a_foreign_page(client: TestClient, caplog: pytest.LogCapt
 def test_what_refusals_say() -> None:
     """Each with the status under which the page has it."""
     policy = SessionPolicy(max_sessions=2, on_limit="reject", anonymous_per_second=1)
-    manager = SessionManager.from_url(
-        "memory://", cookie=CookiePolicy.for_localhost(), policy=policy, transports=("cookie", "bearer")
+    manager = in_memory(
+        clock=Clock(), cookie=CookiePolicy.for_localhost(), policy=policy, transports=("cookie", "bearer")
     )
     with TestClient(shop(manager)) as client:
         client.post("/login/ada")

@@ -219,7 +219,7 @@ async def test_tail_filters_and_waits_an_outage_out(manager: SessionManager, ser
                         return False
                     return True
 
-                await until(is_back, "the worker is back", timeout=20)
+                await until(is_back, "the worker is back")
                 assert json.loads(await tail.line())["set"] == {"again": True}
 
 

@@ -162,13 +162,13 @@ async def test_nothing_is_left_of_a_command_that_is_stopped(
 ) -> None:
     """By Ctrl-C, or by what nobody can catch; its files had no names."""
     running = program(server, "slow")
-    await until(lambda: len(children(running.pid)) == 2, "the command's two processes", timeout=30)
+    await until(lambda: len(children(running.pid)) == 2, "the command's two processes")
     processes = children(running.pid)
     running.send_signal(by)
     output, errors = await anyio.to_thread.run_sync(running.communicate)
     assert running.returncode == code, errors
     assert (output, errors) == ("", "")
-    await until(lambda: not any(runs(one) for one in processes), "the end of its processes", timeout=10)
+    await until(lambda: not any(runs(one) for one in processes), "the end of its processes")
 
 
 async def test_a_full_disk_is_said_in_one_line(manager: SessionManager, server: Server) -> None:

@@ -9,7 +9,7 @@ import pytest
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from evsession import CookiePolicy, ResponseStarted, SessionEnded, SessionManager, SessionPolicy
-from tests.integration.apps import Browser, app_of, in_memory, logged, types_of
+from tests.integration.apps import Browser, Clock, app_of, in_memory, logged, types_of
 
 
 async def _begun(manager: SessionManager) -> Browser:
@@ -173,7 +173,7 @@ async def test_a_socket_that_was_never_accepted_begins_no_session(
 
 async def test_a_commit_that_fails_at_accept_closes_the_socket() -> None:
     """With "try again later", and nothing of what the handler sends goes out after that."""
-    manager = in_memory(policy=SessionPolicy(anonymous_per_second=1))
+    manager = in_memory(clock=Clock(), policy=SessionPolicy(anonymous_per_second=1))
 
     async def act(websocket: WebSocket) -> None:
         websocket.session["n"] = 1
