@@ -61,6 +61,16 @@ def traced(*managers: SessionManager, **options: Any) -> Iterator[Traced]:
     seen.provider.shutdown()
 
 
+@contextmanager
+def instrumented(app: FastAPI, seen: Traced) -> Iterator[None]:
+    """Have an application traced, and nothing afterwards: its instrumentation traces the background tasks of all."""
+    FastAPIInstrumentor.instrument_app(app, tracer_provider=seen.provider, exclude_spans=["receive", "send"])
+    try:
+        yield
+    finally:
+        FastAPIInstrumentor.uninstrument_app(app)
+
+
 def facts_of(span: ReadableSpan) -> dict[str, Any]:
     """Return a span's attributes."""
     return dict(span.attributes or {})
@@ -157,17 +167,17 @@ async def test_each_commit_is_a_child_of_its_own_request(server: Server) -> None
                 request.session["n"] = 2
 
             app.add_middleware(SessionMiddleware, manager=manager)
-            FastAPIInstrumentor.instrument_app(app, tracer_provider=seen.provider, exclude_spans=["receive", "send"])
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="https://shop.example") as client:
-                paths = ["/write", "/plain"] * 20
-                traces = [f"{number:032x}" for number in range(1, len(paths) + 1)]
-                await asyncio.gather(
-                    *(
-                        client.get(path, headers={"traceparent": f"00-{trace}-{1:016x}-01"})
-                        for path, trace in zip(paths, traces, strict=True)
+                with instrumented(app, seen):
+                    paths = ["/write", "/plain"] * 20
+                    traces = [f"{number:032x}" for number in range(1, len(paths) + 1)]
+                    await asyncio.gather(
+                        *(
+                            client.get(path, headers={"traceparent": f"00-{trace}-{1:016x}-01"})
+                            for path, trace in zip(paths, traces, strict=True)
+                        )
                     )
-                )
             requests = {id_of(span): span for span in seen.spans() if span.kind is SpanKind.SERVER}
             commits = seen.spans("commit session")
             assert len(requests) == len(commits) == 40
