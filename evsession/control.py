@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 from evsession.canonical import dumps, loads
-from evsession.positions import Positions
+from evsession.positions import Positions, pack_position
 from evsession.state import Snapshot
 from evsession.wire import START, Position, StreamId, id_text, parse_id
 
@@ -34,8 +34,9 @@ Verdict = Literal["alive", "dead", "ahead"]
 class Place(NamedTuple):
     """Where an entry stood in a history that a failover ended.
 
-    `common` is the last id that this history shared with the next. `lost` is the event id of the first that it did
-    not, which names the history: ids alone do not, because a later one may hand out lower ids.
+    `common` is the last id that this history shared with the next. `lost` is the packed position of the first entry
+    that it did not, which names the history: ids alone do not, because a later one may hand out lower ids, and event
+    ids alone do not, because what was issued again may be lost again.
     """
 
     id: StreamId
@@ -231,10 +232,10 @@ class Control:
         self._passed_over = {position for position in self._passed_over if self._positions.has(position)}
         common = self._positions.common_with(before)
         is_back = {entry.position.event for entry in again}
-        is_back.update(event for event, entry in lost.items() if self._stands_where_it_stood(entry))
+        is_back.update(event for event, entry in (known | lost).items() if self._stands_where_it_stood(entry))
         after = list(before.after(common))
         gone = [at for at in after if at.event not in is_back and not self._positions.has(at)]
-        found = [_at(entry, common, after[0].event) for entry in _known(gone, known, names)]
+        found = [_at(entry, common, pack_position(after[0])) for entry in _known(gone, known, names)]
         found += [_still(entry, common) for event, entry in lost.items() if event not in is_back]
         for entry in sorted(found, key=lambda entry: entry.position.id):
             self._lose(entry)

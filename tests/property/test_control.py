@@ -190,6 +190,11 @@ LOWER_AGAIN = [
     *OTHERS, ("login", 1, "x"), ("fail", 1, "x"), ("again", 1, "x"), ("fail behind", 2, "x"), ("revoke", 1, "user:1"),
 ]  # fmt: skip
 
+LOST_TWICE_FIRST = [
+    ("revoke", 1, "user:1"), ("fail behind", 1, "x"), ("again", 1, "x"), ("login", 1, "x"), ("back", 1, "x"),
+    ("revoke", 1, "user:1"), ("fail", 2, "x"),
+]  # fmt: skip
+
 
 @settings(max_examples=400)
 @given(steps)
@@ -197,6 +202,7 @@ LOWER_AGAIN = [
 @example(NEW_AT_OLD_ID)
 @example(HIDDEN)
 @example(LOWER_AGAIN)
+@example(LOST_TWICE_FIRST)
 def test_whoever_was_revoked_is_dead_everywhere(story_steps: list[tuple[str, int, str]]) -> None:
     """On the worker at every moment, and once all is issued again on one that starts then."""
     story = Story()
@@ -270,7 +276,7 @@ def test_an_entry_is_issued_again_with_all_the_places_where_it_stood() -> None:
         "name": "user:1",
         "keep": "s10",
         "reason": "stolen",
-        "places": [["10-0", "0-0", "00" * 16]],
+        "places": [["10-0", "0-0", pack_position(Position((10, 0), bytes(16))).hex()]],
     }
     story.issue_again()
     assert not story.worker.lost

@@ -284,7 +284,7 @@ def test_of_entries_known_by_name_only_the_newest_is_issued_again() -> None:
     lost = [(entry.name, entry.keep, [place.id for place in entry.places]) for entry in control.lost.values()]
     assert lost == [("user:7", None, [(3, 0)]), ("user:42", None, [(5, 0)]), ("user:7", "alice", [(6, 0)])]
     assert loads(data_of(control.lost[position(6).event])) == {
-        "name": "user:7", "keep": "alice", "places": [["6-0", "1-0", position(3).event.hex()]],
+        "name": "user:7", "keep": "alice", "places": [["6-0", "1-0", pack_position(position(3)).hex()]],
     }  # fmt: skip
     assert control.is_dead(standing_at(1))
 
