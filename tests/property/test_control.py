@@ -262,6 +262,10 @@ def test_an_entry_that_came_back_is_lost_no_more() -> None:
         story.step(kind, 1, "user:1")
     assert not story.worker.lost
     assert [story.worker.verdict(session.snapshot) for session in story.sessions] == ["alive"]
+    for kind in ("fail", "again", "back"):
+        story.step(kind, 1, "user:1")
+    assert not story.worker.lost
+    assert [story.worker.verdict(session.snapshot) for session in story.sessions] == ["alive"]
 
 
 def test_an_entry_is_issued_again_with_all_the_places_where_it_stood() -> None:
