@@ -148,7 +148,7 @@ class Node:
 
     async def closed(self, user: str) -> list[float]:
         """Return when each of a user's sockets was closed."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await self.readers.closed(user)
 
     async def open_sockets(self) -> list[int]:

@@ -117,7 +117,7 @@ async def _mischief(server: Server, proxy: Proxy) -> None:
         proxy.resume()
 
 
-@pytest.mark.timeout(SECONDS + 60)
+@pytest.mark.timeout(SECONDS + 180)
 async def test_no_read_is_older_than_the_bound(own_server: Server, tmp_path: Path) -> None:
     """Whatever is lost, a read shows every write that was acknowledged `max_staleness` before it began."""
     findings, stats = await storm(own_server, tmp_path, SECONDS, **HARM)

@@ -114,7 +114,7 @@ def test_a_signal_ends_all_of_it(folder: Path, number: signal.Signals) -> None:
         assert all(answers(address) for address in addresses)
         pid = server_pid(folder)
         process.send_signal(number)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert not any(answers(address) for address in addresses)
         assert not is_running(pid)
         assert list(folder.iterdir()) == []

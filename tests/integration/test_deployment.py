@@ -152,7 +152,7 @@ def deployed(folder: Path, server: Server, *command: str, app: str = APP) -> Ite
         eventually(deployment.listens, "the server answers")
         yield deployment
         process.send_signal(signal.SIGTERM)
-        process.wait(15)
+        process.wait(PATIENT)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -109,7 +109,7 @@ def shipping(folder: Path, **settings: str) -> Iterator[subprocess.Popen[bytes]]
             yield process
         finally:
             process.kill()
-            process.wait(10)
+            process.wait(60)
 
 
 async def test_a_follower_that_is_killed_goes_on_where_it_was(server: Server, tmp_path: Path) -> None:

@@ -261,7 +261,7 @@ async def test_an_interrupted_command_leaves_no_record(manager: SessionManager, 
     with started(server, "--user", "ada", "--timeout", "1m") as process:
         await until(lambda: manager.worker.cache.control.newest_of(["user:ada"], NOBODY) > (0, 0), "it")
         process.send_signal(signal.SIGINT)
-        assert await anyio.to_thread.run_sync(process.wait, 20) == 130
+        assert await anyio.to_thread.run_sync(process.wait, 60) == 130
     assert await living(manager, "ada") == []
     assert set(await manager.worker.store.records(CONTROL)) == {manager.worker.id, GHOST}
 

@@ -158,7 +158,7 @@ class Tail:
     async def line(self) -> str:
         """Return the next line."""
         assert self.process.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return (await self.process.stdout.readline()).decode().rstrip("\n")
 
     async def interrupt(self) -> tuple[int, str]:
