@@ -26,6 +26,14 @@ PATIENCE: Final = StorePolicy(
 )
 """For servers that answer, or break the connection: with less, a busy machine is an outage."""
 
+BRISK: Final = replace(
+    PATIENCE,
+    command_timeout=timedelta(seconds=2),
+    connect_timeout=timedelta(seconds=2),
+    commit_timeout=timedelta(seconds=2),
+)
+"""For servers that are killed or hang once: what was on its way is tried again for so long."""
+
 HASTY: Final = replace(
     PATIENCE,
     command_timeout=timedelta(seconds=0.4),

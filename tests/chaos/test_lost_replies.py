@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from evsession import CachePolicy, SessionEnded, SessionManager, StorePolicy, StoreUnavailable
-from tests.chaos.apps import HASTY, Browser, app_of, manager_of
+from tests.chaos.apps import BRISK, Browser, app_of, manager_of
 from tests.chaos.logs import snapshot_and_log
 from tests.conftest import until
 from tests.servers import Proxy, Server
@@ -142,7 +142,7 @@ async def test_a_hung_server_is_asked_again_until_the_commit_time_out(own_server
 
 async def test_past_the_commit_time_out_the_error_says_that_nobody_knows(own_server: Server) -> None:
     """What was sent to a hung server may have happened: the error says so, however the last attempt failed."""
-    async with manager_of(own_server.url, patience=HASTY) as manager:
+    async with manager_of(own_server.url, patience=BRISK) as manager:
         session = await manager.create(data={"n": 0})
         await manager.update(session.id, _count)
         own_server.pause()

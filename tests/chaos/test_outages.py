@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from evsession import CachePolicy, SessionManager, SessionMiddleware
-from tests.chaos.apps import HASTY, LONGEST, PATIENCE, Answer, Browser, RunningClock, app_of, manager_of
+from tests.chaos.apps import BRISK, HASTY, LONGEST, Answer, Browser, RunningClock, app_of, manager_of
 from tests.chaos.conftest import tasks_of_evsession
 from tests.chaos.logs import snapshot_and_log
 from tests.chaos.traffic import Traffic
@@ -24,14 +24,6 @@ from tests.servers import NAMES, Proxy, Server, find_binaries
 
 MARGIN = 1.0
 """Seconds that a busy machine may add to what the time-outs allow, beside what this event loop is seen to be late."""
-
-BRISK = replace(
-    PATIENCE,
-    command_timeout=timedelta(seconds=2),
-    connect_timeout=timedelta(seconds=2),
-    commit_timeout=timedelta(seconds=2),
-)
-"""For servers that are killed: what was on its way is tried again for so long."""
 
 TURNS = 20
 """Turns of the event loop within which all is done that waits for nothing but its turn."""
@@ -202,7 +194,8 @@ def _is_from_memory(browser: Browser) -> Callable[[], Awaitable[bool]]:
 
 def _holds(browser: Browser, expected: dict[str, object]) -> Callable[[], Awaitable[bool]]:
     async def holds() -> bool:
-        return (await browser.get("/read")).held == expected
+        answer = await browser.get("/read")
+        return answer.status == 200 and answer.held == expected
 
     return holds
 
@@ -321,7 +314,9 @@ async def test_a_write_during_an_outage_is_refused_named_and_counted(
 
 async def test_many_writers_of_one_session_do_not_wait_for_each_other_in_an_outage(own_server: Server) -> None:
     """Twenty writers on a hung server are all refused within the time-outs of one."""
-    async with _signed_in(own_server, patience=HASTY) as (_, browser):
+    async with _signed_in(own_server) as (_, ann), manager_of(own_server.url, patience=HASTY) as manager:
+        browser = Browser(app_of(manager), ann.cookie)
+        await until(_holds(browser, {"me": "ann"}), "the worker knows her")
         own_server.pause()
         async with Lateness() as lateness:
             began = time.monotonic()
@@ -334,9 +329,13 @@ async def test_many_writers_of_one_session_do_not_wait_for_each_other_in_an_outa
 async def test_an_open_breaker_costs_a_request_no_waiting(own_server: Server) -> None:
     """A request to a server that never answers is answered without waiting, and opens no connection of its own."""
     options = {"clock": RunningClock(), "cache": CachePolicy(max_staleness=LEASE), "patience": HASTY}
-    async with Proxy(own_server.url) as proxy, manager_of(proxy.url, **options) as manager:
-        browser = Browser(app_of(manager))
-        await browser.get("/login/ann")
+    async with (
+        _signed_in(own_server) as (_, ann),
+        Proxy(own_server.url) as proxy,
+        manager_of(proxy.url, **options) as manager,
+    ):
+        browser = Browser(app_of(manager), ann.cookie)
+        await until(_holds(browser, {"me": "ann"}), "the worker knows her")
         proxy.pause()
         proxy.cut()
         _let_pass(manager, LEASE)
