@@ -13,7 +13,7 @@ from evsession.chain import ENDED, FIRST, Heads
 from evsession.codec import Stored, check_head, unpack, unpack_event
 from evsession.errors import CodecError, CorruptSnapshot, UnknownFormat
 from evsession.events import Authenticated, Ended
-from evsession.folding import Folding, nothing_of
+from evsession.folding import Folding
 from evsession.keys import AuditKeys, Keyring
 from evsession.state import Snapshot
 from evsession.store import Counters
@@ -217,7 +217,7 @@ class Prover:
         if line[4] != NO_ID and version > 1 and _id(line[4]) < first:
             trace.version, trace.last_id, trace.is_partial = version - 1, line[4], True
         else:
-            trace.folding, trace.head = Folding(nothing_of(line[2].decode())), FIRST
+            trace.folding, trace.head = Folding(Snapshot(sid=line[2].decode())), FIRST
 
     def _follows(self, trace: Trace, sid: bytes, id_: bytes, version: int) -> bool:
         """Tell whether an entry that does not simply go on is to be taken in; one that came already is not."""

@@ -463,9 +463,9 @@ class Worker:
 
         def decide(snapshot: Snapshot | None) -> Event | None:
             nonlocal ended
-            is_over = snapshot is None or snapshot.ended is not None
-            is_spared = by and snapshot is not None and not self.cache.control.is_dead(snapshot)
-            ended = None if is_over or is_spared else Ended(cause=cause, reason=reason, by=by)
+            ended = None
+            if snapshot is not None and snapshot.ended is None and (not by or self.cache.control.is_dead(snapshot)):
+                ended = Ended(cause=cause, reason=reason, by=by)
             return ended
 
         try:

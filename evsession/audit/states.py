@@ -15,8 +15,9 @@ from evsession.audit.record import readable
 from evsession.audit.stream import BEGINNING, Stream
 from evsession.audit.travel import SessionState
 from evsession.errors import LogTrimmed
-from evsession.folding import Folding, nothing_of
+from evsession.folding import Folding
 from evsession.info import milliseconds_of, time_of
+from evsession.state import Snapshot
 from evsession.wire import Line, StreamId, parse_id
 
 AT_ONCE: Final = 200
@@ -99,7 +100,7 @@ class Living:
                 if previous != _BEGINNING:
                     self.unknown.setdefault(sid, parse_id(line[0]))
                     continue
-                session = known[sid] = _Known(nothing_of(sid.decode()))
+                session = known[sid] = _Known(Snapshot(sid=sid.decode()))
             elif session.last != previous:
                 del known[sid]
                 self.unknown[sid] = parse_id(line[0])

@@ -12,7 +12,7 @@ from evsession.canonical import dumps
 from evsession.chain import Heads, head_of, link_of
 from evsession.codec import UPCASTERS, pack_body, pack_event, type_of, unpack_event
 from evsession.events import Authenticated, Created, Ended, Event, Updated
-from evsession.folding import Folding, nothing_of
+from evsession.folding import Folding
 from evsession.state import Snapshot, evolve
 from tests.property.strategies import SID, blobs, events, names, scalars, values
 
@@ -115,12 +115,6 @@ def test_a_snapshot_that_was_handed_out_stays_as_it_was(type_: str) -> None:
     folding.take_in(b"updated", b'{"set":{"a":2}}')
     assert (before.version, before.data) == (1, {"a": 1})
     assert (folding.snapshot.version, folding.snapshot.data) == (2, {"a": 2})
-
-
-def test_before_its_first_event_a_session_has_nothing() -> None:
-    """However the snapshot was made."""
-    assert nothing_of(SID) == Snapshot(sid=SID)
-    assert type(nothing_of(SID)) is Snapshot
 
 
 def test_old_events_go_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
